@@ -1,0 +1,44 @@
+"""Attacks: tables + settings -> one score per image, HIGHER = MORE LIKELY A MEMBER. NumPy only.
+
+An attack is one file with one class and one line here; contract tests, forms, README's table and the report pick it up by themselves.
+"""
+
+from audit.errors import RequestError
+from audit.registry import Registry
+
+ATTACKS = Registry(
+    {
+        "loss_vlb": "audit.attacks.loss_vlb:LossVLB",
+        "loss_x0": "audit.attacks.loss_x0:LossX0",
+        "loss_eps": "audit.attacks.loss_eps:LossEps",
+        "gray_intermediate": "audit.attacks.gray_intermediate:GrayIntermediate",
+    }
+)
+
+
+def choose(names):
+    """The canonical names to run: those asked for, in registry order, or all.
+
+    Args: names: canonical names, empty for all, or ("all",).
+    Raises: RequestError: an unknown name.
+    """
+    unknown = [n for n in names if n not in ATTACKS and n != "all"]
+    if unknown:
+        raise RequestError(f"There is no attack {str(unknown[0])[:40]!r}. Expected one of {', '.join(ATTACKS)}.")
+    return tuple(n for n in ATTACKS if not names or "all" in names or n in names)
+
+
+def check_settings(settings):
+    """Refuse settings of unknown attacks, unknown settings and values outside a card's bounds.
+
+    Args: settings: {attack: {setting: value}}. Raises: RequestError.
+    """
+    for attack, values in settings.items():
+        choose((attack,))
+        if not isinstance(values, dict):
+            raise RequestError(f"settings of {attack} is {type(values).__name__}. Expected name: value pairs.")
+        specs = {s.name: s for s in ATTACKS[attack].card.settings}
+        for name, value in values.items():
+            if name not in specs:
+                raise RequestError(f"{attack} has no setting {str(name)[:40]!r}. Expected one of {', '.join(specs)}.")
+            specs[name].check(attack, value)

@@ -1,0 +1,24 @@
+"""The bundled pair: a leaky checkpoint and its well-behaved twin, with one query pool split by fair coins (models/demo/SOURCE.md)."""
+
+from pathlib import Path
+
+from audit.request import Request
+
+FOLDER = Path(__file__).resolve().parent.parent / "models" / "demo"
+NAMES = {"leaky": "leaky-fmnist", "twin": "twin-fmnist"}
+
+
+def demo_request(which):
+    """The Request of "leaky" or "twin": quick preset on both query sets."""
+    return Request(checkpoint=str(FOLDER / which), members=str(FOLDER / "members.zip"), nonmembers=str(FOLDER / "nonmembers.zip"), name=NAMES[which], preset="quick")
+
+
+def submit_demo(config, out=None):
+    """Submit both audits to the worker.
+
+    Args: config: audit.config.Config; out: folder that gets leaky/ and twin/, or None for AUDIT_HOME/runs.
+    Returns: the two Jobs, leaky first. An open demo is not submitted twice.
+    """
+    from audit.jobs.submit import submit_audit
+
+    return [submit_audit(config, demo_request(which), out and Path(out) / which)[0] for which in NAMES]

@@ -1,0 +1,178 @@
+"""A look at the inputs of a new audit before it starts: what the checkpoint is, what the sets hold, whether it denoises them, what the audit would cost.
+
+Answers come one by one: the row's `result` is written after each, and what cannot be said in time stays None.
+"""
+
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from audit.errors import AuditError
+from audit.jobs import tasks
+from audit.jobs.cluster import device_kind
+from audit.jobs.inputs import checkpoint_place, fingerprint
+from audit.jobs.shards import disk_bytes
+from audit.jobs.steps import TaskFailed, run_task, wish_of
+from audit.request import Request
+from models.errors import ImageError, ModelError
+
+IMAGES_S = 8.0  # for reading the sets; larger ones are only counted
+PRICE_RANGE = 0.25  # two batches tell the speed of the whole to about this share
+EMPTY = {"checkpoint": None, "checkpoint_error": None, "images": None, "images_error": None, "self_test": None, "price": None}
+
+
+class _TooLong(Exception):
+    """The sets are too large to be read before somebody waits."""
+
+
+class Check:
+    """The steps of one check; `run` returns the result for the job's row."""
+
+    def __init__(self, config, engines, ticket):
+        self.config, self.engines, self.ticket = config, engines, ticket
+        self.payload = ticket.job.request
+        self.result = dict(EMPTY)
+        self.scratch = config.tmp / f"check-{ticket.job.id}-{secrets.token_hex(4)}"
+
+    def run(self):
+        """All parts that the payload allows. Returns the result."""
+        payload = self.payload
+        given = {k: v for k, v in payload.items() if v is not None}
+        self.request = Request.from_json({"checkpoint": "", "members": "", "nonmembers": "", **given, "name": "check"})
+        self.scratch.mkdir(mode=0o700)
+        try:
+            if payload["checkpoint"] and self._checkpoint() and payload["members"] and payload["nonmembers"]:
+                sampled = self._sample()
+                self._images()
+                if sampled:
+                    self._self_test_and_price(sampled)
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        return self.result
+
+    def _say(self, **parts):
+        self.result |= parts
+        self.ticket.check()
+        self.ticket.update(result=self.result)
+
+    def _checkpoint(self):
+        self.ticket.phase("Reading the checkpoint")
+        self.engine = self.engines.get(self.request.device, wait_for_audit=False)
+        try:
+            place = checkpoint_place(self.request.checkpoint, self.config)
+            self.place = tasks.Place(place, fingerprint(self.request.checkpoint), self.request.device, self.engine.threads)
+            self.opened, self.facts = self._task("checkpoint", tasks.look, self.place, wish_of(self.request))
+        except (AuditError, ModelError) as error:
+            self._say(checkpoint_error=str(error))
+            return False
+        except TaskFailed as error:
+            if not error.sentence:
+                raise
+            self._say(checkpoint_error=error.sentence)
+            return False
+        self._say(checkpoint=self.opened.info)
+        return True
+
+    def _task(self, label, function, *args, device=False):
+        return run_task(self.engines, self.engine, self.ticket, label, function, *args, device=device)
+
+    def _images(self):
+        from audit import images
+
+        self.ticket.phase("Reading the images")
+        deadline, shape = time.monotonic() + IMAGES_S, tuple(self.opened.info["image_shape"])
+
+        def watch(*_):
+            self.ticket.check()
+            if time.monotonic() > deadline:
+                raise _TooLong
+
+        try:
+            images.prepare(self.request.members, self.request.nonmembers, shape, self.scratch, on_progress=watch)
+        except (AuditError, ModelError) as error:
+            self._say(images_error=str(error))
+            return
+        except _TooLong:
+            counts = {side: _count(getattr(self.request, side)) for side in ("members", "nonmembers")}
+            self._say(images=counts | {"shape": list(shape), "modes": None, "left_out": [], "duplicates": None, "complete": False})
+            return
+        import json
+
+        found = json.loads((self.scratch / "queries.json").read_text(encoding="utf-8"))
+        modes = found.get("modes")
+        self._say(images={k: found[k] for k in ("members", "nonmembers", "left_out", "duplicates")} | {"shape": list(shape), "modes": modes, "complete": True})
+
+    def _sample(self):
+        """Decode a few images of each set for the self-test. Returns how many, 0 when a set has none."""
+        from models.imagefiles import ImageFile, pixels_of, read_set
+        from models.pixels import fit
+
+        channels, *size = self.opened.info["image_shape"]
+        rows = []
+        for side in ("members", "nonmembers"):
+            taken = []
+            try:
+                for entry in read_set(getattr(self.request, side)):
+                    self.ticket.check()
+                    if not isinstance(entry, ImageFile):
+                        continue
+                    try:
+                        taken.append(fit(pixels_of(entry, channels), tuple(size)))
+                    except ImageError:
+                        continue  # reading the sets names it
+                    if len(taken) == tasks.SELF_TEST_IMAGES // 2:
+                        break
+            except ModelError:
+                return 0  # reading the sets says why
+            if not taken:
+                return 0
+            rows += taken
+        np.save(self.scratch / "sample.npy", np.stack(rows))
+        return len(rows)
+
+    def _self_test_and_price(self, sampled):
+        self.ticket.phase("Self-test and price")
+        sample, counted = str(self.scratch / "sample.npy"), self.result["images"]
+        engine_kind, wanted = self.engine.kind, self.request.device if self.engine.external else device_kind(self.request.device, self.config)
+        on_cpu = wanted == "cpu" and engine_kind == "cpu"
+        try:
+            tested, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, self.facts.plan, bool(on_cpu and counted))
+            self._say(self_test=tested)
+            if counted and not on_cpu and wanted == engine_kind:
+                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, self.facts.plan, device=True)
+        except TaskFailed as error:
+            if not error.sentence:
+                raise
+            self._say(checkpoint_error=error.sentence)
+            return
+        if priced is not None:
+            self._say(price=self._price(priced, counted["members"] + counted["nonmembers"], "cpu" if on_cpu else wanted))
+
+    def _price(self, probed, images, kind):
+        calls = images * self.facts.calls_per_image
+        seconds = calls * probed.seconds_per_call / (self.engine.workers if kind != "cpu" else 1)
+        shape, plan = self.opened.info["image_shape"], self.facts.plan
+        return {
+            "seconds": seconds, "low": seconds * (1 - PRICE_RANGE), "high": seconds * (1 + PRICE_RANGE), "model_calls": calls, "calls_per_image": self.facts.calls_per_image,
+            "memory_bytes": probed.memory_bytes, "disk_bytes": disk_bytes(images, int(np.prod(shape)), len(plan["timesteps"]), plan["draws"], len(self.facts.specs)),
+            "seconds_per_call": probed.seconds_per_call, "batch_size": probed.batch_size, "device": self.opened.device_words if kind == "cpu" else kind,
+        }  # fmt: skip
+
+
+def _count(path):
+    """Entries of a set that may be images, by their names alone."""
+    import os
+    import zipfile
+
+    from models.pixels import SUFFIXES
+
+    path = Path(path)
+    if path.is_dir():
+        names = (name for _, _, files in os.walk(path) for name in files)
+    else:
+        with zipfile.ZipFile(path) as archive:  # only these two get here: a .npz is read before the first progress call
+            names = archive.namelist()
+    return sum(Path(name).suffix.lower() in SUFFIXES for name in names)

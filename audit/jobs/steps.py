@@ -1,0 +1,302 @@
+"""One audit, from a claimed request to a finished report: every step of it, in order, each of which can be stopped and gone on with.
+
+The driver's process holds no network: the checkpoint is opened, tested and measured on the device workers, images and numbers are handled here.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import secrets
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from audit import __version__
+from audit.attacks import ATTACKS, choose
+from audit.errors import HomeError
+from audit.files import write_json
+from audit.jobs import tasks
+from audit.jobs.cluster import EngineLost, TaskKilled
+from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
+from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
+from audit.report.words import verdict_words
+from audit.request import Request
+
+POLL_S = 0.25
+
+
+class TaskFailed(Exception):
+    """A task ended with an error: `sentence` for people ("" for an internal one), `kind` the exception's type, `trace` for the log."""
+
+    def __init__(self, outcome):
+        self.sentence = outcome.error if outcome.kind == "user" else ""
+        self.kind, self.trace = outcome.error, outcome.trace
+        super().__init__(self.sentence or self.kind)
+
+
+def run_task(engines, engine, ticket, label, function, *args, device=True):
+    """Run one task and wait for its value, watching the ticket.
+
+    Raises: TaskFailed; EngineLost; TaskKilled; the ticket's reasons to stop, after the task has ended or been killed.
+    """
+    handle = engine.submit(label, function, *args, device=device)
+    while not engine.wait([handle], POLL_S):
+        if ticket.overdue:
+            engines.kill()
+            ticket.check()
+    ticket.check()
+    return value_of(engine.result(handle))
+
+
+def value_of(outcome):
+    """The value of an Outcome. Raises TaskFailed."""
+    if outcome.kind:
+        raise TaskFailed(outcome)
+    return outcome.value
+
+
+def wish_of(request):
+    """What a Request asks of the measurement, as tasks.facts_of takes it."""
+    probes = {probe for name in choose(request.attacks) for probe in ATTACKS[name].card.probes}
+    return {
+        "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
+        "precision": request.precision, "probes": tuple(sorted(probes)),
+    }  # fmt: skip
+
+
+class Audit:
+    """The steps of one audit; `run` returns the result for the job's row."""
+
+    def __init__(self, config, engines, ticket):
+        self.config, self.engines, self.ticket = config, engines, ticket
+        self.folder = Path(ticket.job.folder)
+        self.request = Request.from_json(ticket.job.request)
+
+    def run(self):
+        """All steps. Returns {"level", "headline", "auc", "members", "nonmembers", "seconds", "sha256"}."""
+        ticket = self.ticket
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (self.folder / "request.json").exists():
+            write_json(self.folder / "request.json", self.request.to_json())
+        ticket.log.write(f"afterimage {__version__}, job {ticket.job.id}, attempt {ticket.job.attempts}")
+        if self._finished_before():
+            return self._result()
+        ticket.phase("Starting the device")
+        before = fingerprints(self.request)
+        self.engine = self.engines.get(self.request.device)
+        ticket.phase("Opening the checkpoint")
+        self._open(before)
+        ticket.phase("Reading the images")
+        self._prepare_images(before)
+        ticket.phase("Self-test")
+        self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count)
+        self._plan_shards()
+        self._measure()
+        require_unchanged(self.request, before)
+        self._finalise()
+        return self._result()
+
+    def _task(self, label, function, *args):
+        return run_task(self.engines, self.engine, self.ticket, label, function, *args)
+
+    def _finished_before(self):
+        """True when only the last UPDATE is missing: the worker died, or a finished folder came from another home."""
+        shutil.rmtree(self.folder / "shards.done", ignore_errors=True)
+        return (self.folder / "report.json").exists() and (self.folder / "tables" / "index.json").exists() and not (self.folder / "shards").exists()
+
+    # ------------------------------------------------------------------ before measuring
+
+    def _open(self, before):
+        path = checkpoint_place(self.request.checkpoint, self.config)
+        self.place = tasks.Place(path, before["checkpoint"], self.request.device, self.engine.threads)
+        self.opened, self.facts = self._task("checkpoint", tasks.open_network, self.place, wish_of(self.request))
+        info = self.opened.info
+        self.ticket.log.write(f"{info['format']}, {info['architecture']}, {info['parameters']:,} parameters, sha256 {info['sha256']}; {self.opened.device_words}")
+
+    def _prepare_images(self, before):
+        """Decode both sets, unless exactly these files were decoded for this folder before."""
+        from audit import images
+
+        self.images, mark = self.folder / "images.npy", self.folder / "shards" / "inputs.json"
+        wanted = {name: before[name] for name in ("members", "nonmembers")} | {"shape": list(self.opened.info["image_shape"])}
+        if not (_json_or_none(mark) == wanted and self.images.exists() and (self.folder / "queries.json").exists()):
+            mark.unlink(missing_ok=True)
+            images.prepare(self.request.members, self.request.nonmembers, tuple(self.opened.info["image_shape"]), self.folder, on_progress=self.ticket.check)
+            mark.parent.mkdir(exist_ok=True)
+            write_json(mark, wanted)
+        self.queries = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))
+        self.count = len(self.queries["images"])
+        self.ticket.update(total_images=self.count, total_calls=self.count * self.facts.calls_per_image)
+        self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
+
+    def _key(self):
+        ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
+        settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
+        return shard_key(
+            {
+                "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
+                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions,
+                "torch": self.opened.torch_version, "device": self.opened.device_type,
+            }
+        )  # fmt: skip
+
+    def _plan_shards(self):
+        """Batch size, cut and threads: those of an earlier attempt under the same key, because each changes last digits; else from a short probe."""
+        self.shards_at = ShardFolder(self.folder, self._key())
+        kept = self.shards_at.read_plan()
+        if kept is None:
+            self.ticket.phase("Finding the batch size")
+            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan)
+            self._check_disk()
+            size = self.config.shard_images or images_per_shard(self.config.shard_seconds, probed.seconds_per_call, self.facts.calls_per_image, self.facts.values_per_image)
+            kept = {"batch_size": int(probed.batch_size), "shard_images": int(min(size, self.count)), "seconds_per_call": float(probed.seconds_per_call)}
+            kept["threads"] = self.engine.threads
+            self.shards_at.write_plan(**kept)
+        self.place = dataclasses.replace(self.place, threads=kept["threads"])
+        self.settings = self.facts.plan | {"batch_size": kept["batch_size"]}
+        self.shards = cut(self.count, kept["shard_images"])
+        self.ticket.log.write(f"{len(self.shards)} shards of at most {kept['shard_images']} images, batch size {kept['batch_size']}, {kept['seconds_per_call']:.3g} s a call")
+
+    def _check_disk(self):
+        timesteps = len(self.facts.plan["timesteps"])
+        needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], len(self.facts.specs))
+        free = shutil.disk_usage(self.folder).free
+        if free < 2 * needed:
+            raise HomeError(f"Disk: {free / 1e9:.1f} GB free, this audit writes {needed / 1e9:.1f} GB and needs twice that while it runs. Free space or set AUDIT_HOME elsewhere.")
+
+    # ------------------------------------------------------------------ measuring
+
+    def _measure(self):
+        """Keep every device worker busy: one shard in work and one waiting each, results written as they come."""
+        ticket = self.ticket
+        self.seconds = {s.index: kept for s in self.shards if (kept := self.shards_at.seconds_if_intact(s)) is not None}
+        todo = [s for s in self.shards if s.index not in self.seconds]
+        self.kept_seconds = sum(self.seconds.values())
+        ticket.phase(" and ".join(f"{name} probe".capitalize() for name in self.facts.plan["probes"]))
+        self._begun, self._new_images = time.monotonic(), 0
+        self._progress()
+        flag = self.engine.flag(f"{ticket.job.id}-{secrets.token_hex(4)}")
+        ticket.add_flag(flag)
+        flying = {}
+        try:
+            suspects = self._run_shards(todo, flying, flag, 2 * self.engine.workers + 1)
+            # those waiting behind a shard die with it: one by one, the guilty one dies again
+            self._run_shards(suspects, flying, flag, 1)
+        except EngineLost:
+            raise  # nobody is left to see the flag
+        except Exception:
+            flag.set()  # and it stays: shards of this attempt that still run end at it
+            self.engine.drop([handle for handle, _ in flying.values()])
+            raise
+        ticket.remove_flag(flag)
+        ticket.check()
+
+    def _run_shards(self, todo, flying, flag, window):
+        """Measure shards, `window` of them on their way at once. Returns those that died with their device worker; alone, such a one raises TaskKilled."""
+        todo, killed = list(reversed(todo)), []
+        while flying or (todo and not self.ticket.must_stop):
+            while todo and len(flying) < window and not self.ticket.must_stop:
+                shard = todo.pop()
+                label = f"Shard {shard.index + 1} of {len(self.shards)} (images {shard.first + 1} to {shard.stop})"
+                handle = self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, device=True)
+                flying[handle.label] = handle, shard
+            finished = self.engine.wait([handle for handle, _ in flying.values()], POLL_S)
+            for handle in finished:
+                _, shard = flying.pop(handle.label)
+                try:
+                    self._keep(shard, self.engine.result(handle))
+                except TaskKilled:
+                    if window == 1:
+                        raise
+                    killed.append(shard)
+            if self.ticket.overdue and flying:
+                self.ticket.log.write("the device did not stop in time and was ended")
+                self.engines.kill()
+                break
+        return killed
+
+    def _keep(self, shard, outcome):
+        if outcome.kind == "stopped" and self.ticket.must_stop:
+            return
+        tables, seconds, batch_size = value_of(outcome)
+        if batch_size < self.settings["batch_size"]:
+            self.ticket.log.write(f"the device's memory was too small: batch size {batch_size} from here on")
+            self.settings = self.settings | {"batch_size": batch_size}
+        self.shards_at.write(shard, tables, seconds)
+        self.seconds[shard.index] = seconds
+        self._new_images += shard.images
+        self._progress()
+
+    def _progress(self):
+        images = sum(self.shards[i].images for i in self.seconds)
+        rate = self._new_images / max(1e-6, time.monotonic() - self._begun)
+        self.ticket.update(
+            done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=images * self.facts.calls_per_image, images_per_s=round(rate, 3)
+        )
+
+    # ------------------------------------------------------------------ afterwards
+
+    def _finalise(self):
+        from audit.analysis import analyse
+        from audit.images import write_thumbnails
+        from audit.tables import write_tables
+
+        ticket = self.ticket
+        ticket.check()
+        ticket.update(new_state="finalising", phase="Writing the tables")
+        ticket.log.write("Writing the tables")
+        write_tables(self.folder / "tables", self.count, self.facts.specs, self.shards_at.blocks(self.shards))
+        ticket.check()
+        write_thumbnails(self.folder)
+        write_json(self.folder / "measurement.json", self._measurement())
+        ticket.phase("Scoring the attacks")
+        analyse(self.folder)
+        ticket.check()
+        remove_shards(self.folder)
+
+    def _measurement(self):
+        plan, seconds, job = self.settings, sum(self.seconds.values()), self.ticket.job
+        calls = self.count * self.facts.calls_per_image
+        return {
+            "run": {"id": job.id, "name": job.name, "created": datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
+            "checkpoint": self.opened.info,
+            "schedule": {"alphas_cumprod": self.opened.alphas_cumprod.tolist()},
+            "self_test": self.self_test,
+            "measurement": {
+                "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
+                "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
+            },
+            "cost": {"model_calls": calls, "seconds": seconds, "device": self.opened.device_words, "throughput": self.count * self.engine.workers / max(1e-6, seconds)},
+            "versions": {
+                "afterimage": __version__, "torch": self.opened.torch_version, "diffusers": self.opened.diffusers_version,
+                "numpy": np.__version__, "python": platform.python_version(),
+            },
+            "warnings": [],
+            "seconds": time.time() - job.started + self.kept_seconds,
+        }  # fmt: skip
+
+    def _result(self):
+        """What the list of runs shows, from report.json."""
+        report = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        headline = next((a for a in report["attacks"] if a["name"] == report["verdict"]["headline_attack"]), None)
+        auc = headline and headline["auc"] and {k: headline["auc"][k] for k in ("value", "low", "high")}
+        queries = report["queries"]
+        total = queries["members"] + queries["nonmembers"]
+        calls = report["cost"]["model_calls"]
+        self.ticket.update(done_images=total, total_images=total, done_calls=calls, total_calls=calls)
+        return {
+            "level": report["verdict"]["level"], "headline": verdict_words(report).headline, "auc": auc, "members": queries["members"], "nonmembers": queries["nonmembers"],
+            "seconds": report["run"]["seconds"], "sha256": report["checkpoint"]["sha256"],
+        }  # fmt: skip
+
+
+def _json_or_none(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+

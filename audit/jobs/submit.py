@@ -1,0 +1,119 @@
+"""Putting an audit or a check into the queue; what pages and the command line call. No torch."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from audit.errors import RequestError, RunFolderError
+from audit.files import write_json
+from audit.jobs.launch import ensure_worker
+from audit.jobs.store import Store
+from audit.request import Request
+
+INPUTS = ("checkpoint", "members", "nonmembers")
+CHECK_FIELDS = (*INPUTS, "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks")
+
+
+def submit_audit(config, request, out=None):
+    """Queue an audit and make sure that a worker is alive.
+
+    A folder that holds the same request is gone on with: a failed or cancelled job is resumed, a finished one is returned as it is.
+
+    Args:
+        config: audit.config.Config; request: audit.request.Request with absolute paths.
+        out: run folder, or None for AUDIT_HOME/runs/ID.
+    Returns: (Job, created): created is False where the same audit is open or done already.
+    Raises: HomeError; RequestError: an input is missing, or `out` lies inside one; RunFolderError: `out` holds something else.
+    """
+    config.prepare_home()
+    _check_inputs(request)
+    store = Store(config.home)
+    folder = None if out is None else Path(os.path.abspath(out))
+    if folder is not None:
+        _check_place(folder, request)
+        held = _held_request(folder)
+        if held is not None and held.identity() != request.identity():
+            raise RunFolderError(f"{folder.name} holds another audit ({held.name}). Expected an empty folder or the same request: choose another --out.")
+        known = store.find_folder(folder)
+        if held is not None and known is not None:
+            return _go_on(config, store, known)
+    identity = request.identity()
+    id = store.new_id()
+    folder = folder or config.runs / id
+    job, created = store.submit("audit", request.name, request.to_json(), identity, str(folder), id=id, before_commit=lambda: _make_folder(folder, request))
+    ensure_worker(config)
+    return job, created
+
+
+def submit_check(config, payload):
+    """Queue a look at what a New audit page has been given, answered within seconds also while an audit runs.
+
+    Args: payload: dict with the names of CHECK_FIELDS; each path may be None.
+    Returns: Job; once done its `result` is as audit.jobs.check makes it.
+    Raises: HomeError; RequestError: unknown names.
+    """
+    config.prepare_home()
+    unknown = sorted(set(payload) - set(CHECK_FIELDS))
+    if unknown:
+        raise RequestError(f"The check has unknown fields {unknown}. Expected only {', '.join(CHECK_FIELDS)}.")
+    content = {name: payload.get(name) for name in CHECK_FIELDS}
+    content["attacks"] = list(content["attacks"] or ())
+    identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    job, _ = Store(config.home).submit("check", "check", content, identity)
+    ensure_worker(config)
+    return job
+
+
+def _go_on(config, store, known):
+    """The job that a folder already has: resumed when it had stopped. Returns (Job, False)."""
+    if known.state in ("failed", "cancelled"):
+        known = store.resume(known.id)
+    if known.active:
+        ensure_worker(config)
+    return known, False
+
+
+def _check_inputs(request):
+    expected = {"checkpoint": "a diffusers folder or .zip", "members": "a folder, .zip or .npz of images", "nonmembers": "a folder, .zip or .npz of images"}
+    for name in INPUTS:
+        path = Path(getattr(request, name))
+        if not path.is_absolute():
+            raise RequestError(f"--{name} is {str(path)[:80]!r}. Expected an absolute path.")
+        if not path.exists():
+            raise RequestError(f"--{name}: {path.name} was not found. Expected {expected[name]}: check the path.")
+
+
+def _check_place(folder, request):
+    real = Path(os.path.realpath(folder))
+    for name in INPUTS:
+        given = Path(os.path.realpath(getattr(request, name)))
+        if given.is_dir() and real.is_relative_to(given):
+            raise RequestError(f"--out lies inside --{name} ({given.name}), which would change while it is read. Choose a folder outside it.")
+
+
+def _held_request(folder):
+    """The Request of a run folder; None for a folder that is new or empty.
+
+    Raises: RunFolderError: it is not a folder, or holds something that is not a run.
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder.name} is a file. Expected a folder for the run: choose another --out.")
+    try:
+        return Request.from_json(json.loads((folder / "request.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        if not any(folder.iterdir()):
+            return None
+        raise RunFolderError(f"{folder.name} holds other files and no audit. Expected an empty folder or a run folder: choose another --out.") from None
+    except (OSError, ValueError, TypeError, RequestError):
+        raise RunFolderError(f"{folder.name} has a request.json that cannot be read. Expected an empty folder or a run folder: choose another --out.") from None
+
+
+def _make_folder(folder, request):
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(folder / "request.json", request.to_json())
+    except OSError as error:
+        raise RunFolderError(f"{folder.name} cannot be written: {error.strerror}. Choose another --out, or set AUDIT_HOME to a folder that you may write.") from None

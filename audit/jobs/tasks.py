@@ -1,0 +1,342 @@
+"""What runs on a device worker. Each task returns an Outcome instead of raising: Dask would log an exception with the names of files in it.
+
+The network stays loaded between tasks, one per process, under the checkpoint's SHA-256.
+"""
+
+import functools
+import os
+import threading
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+SELF_TEST_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a task finds its network, and where it runs.
+
+    Attributes:
+        checkpoint: absolute path, already unpacked; version: what tells one state of that path from another (size and mtime of its files).
+        device: "cpu", "cuda" or "auto"; threads: of torch on the CPU, or None to leave them alone.
+    """
+
+    checkpoint: str
+    version: str
+    device: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """value, or why there is none: kind "stopped", "user" (a sentence for people in `error`) or "internal" (`error` = exception type, `trace` for the log)."""
+
+    value: object = None
+    kind: str = ""
+    error: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the driver needs to know of a checkpoint: info as JSON, alphas_cumprod (T,) float64, device type and words, versions on the device worker."""
+
+    info: dict
+    alphas_cumprod: np.ndarray
+    pixel_space: bool
+    device_type: str
+    device_words: str
+    torch_version: str
+    diffusers_version: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What follows from a plan before anything is measured.
+
+    Attributes:
+        plan: keywords of audit.engine.MeasurePlan, batch_size as asked (None = not known yet); specs: {table: (axis, timesteps or None)}.
+        calls_per_image: network calls; values_per_image: float32 numbers that come back; versions: {probe: VERSION}.
+    """
+
+    plan: dict
+    specs: dict
+    calls_per_image: int
+    values_per_image: int
+    versions: dict
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Batch size and what two batches cost: seconds per call (one image, one timestep), device memory in bytes or None."""
+
+    batch_size: int
+    seconds_per_call: float
+    memory_bytes: int | None
+
+
+def task(function):
+    """Decorator: exceptions become Outcomes."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        from audit.engine import Stopped
+        from audit.errors import AuditError
+        from models.errors import ModelError
+
+        try:
+            return Outcome(function(*args, **kwargs))
+        except Stopped:
+            return Outcome(kind="stopped")
+        except (AuditError, ModelError) as error:
+            return Outcome(kind="user", error=" ".join(str(error).split()), trace=traceback.format_exc())
+        except Exception as error:
+            return Outcome(kind="internal", error=type(error).__name__, trace=traceback.format_exc())
+
+    return run
+
+
+class FileFlag:
+    """A stop sign on a disk that the device workers share with the driver."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def set(self):
+        """Ask for the stop."""
+        Path(self.path).touch()
+
+    def clear(self):
+        """Take it back."""
+        Path(self.path).unlink(missing_ok=True)
+
+    def is_set(self):
+        """Called between batches: one stat."""
+        return os.path.exists(self.path)
+
+
+class ClusterFlag:
+    """A stop sign kept by an external scheduler: its workers need not see the driver's disk."""
+
+    ASK_EVERY_S = 1.0  # a question to the scheduler costs milliseconds; batches may be shorter
+    ANSWER_S = 5.0  # a scheduler that died keeps its callers waiting for much longer
+
+    def __init__(self, name, client=None):
+        self.name, self._client, self._asked = name, client, 0.0
+
+    def __getstate__(self):
+        return {"name": self.name, "_client": None, "_asked": 0.0}  # on a worker, Dask finds the worker's own client
+
+    def _ask(self, operation):
+        """One of event_set, event_clear, event_is_set. Raises OSError: no answer."""
+        from distributed import get_client
+
+        client = self._client or get_client()
+        try:
+            return client.sync(getattr(client.scheduler, operation), name=self.name, callback_timeout=self.ANSWER_S)
+        except (RuntimeError, ValueError) as error:  # the client is closed
+            raise ConnectionError(str(error)) from error
+
+    def set(self):
+        """Ask for the stop. Raises OSError: the scheduler does not answer."""
+        self._ask("event_set")
+
+    def clear(self):
+        """Take it back. Raises OSError: the scheduler does not answer."""
+        self._ask("event_clear")
+
+    def is_set(self):
+        """Called between batches."""
+        if time.monotonic() - self._asked < self.ASK_EVERY_S:
+            return False
+        self._asked = time.monotonic()
+        return self._ask("event_is_set")
+
+
+_cache: dict = {}
+_cache_lock = threading.Lock()
+
+
+def _prepare_process(place):
+    """torch's threads, once per process and value."""
+    import torch
+
+    warnings.simplefilter("ignore")  # this process writes to worker.log, which names no files
+    if place.threads and torch.get_num_threads() != place.threads:
+        torch.set_num_threads(place.threads)
+    return torch
+
+
+def _device(place):
+    from audit.engine import choose_device
+
+    return choose_device(place.device)
+
+
+def network(place):
+    """The Denoiser of `place` on its device; opened when another was loaded before, whose memory is freed first."""
+    torch = _prepare_process(place)
+    device = _device(place)
+    key = (place.checkpoint, place.version, str(device))
+    with _cache_lock:
+        if _cache.get("key") != key:
+            from models import open_checkpoint
+
+            _cache.clear()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            _cache["denoiser"] = open_checkpoint(place.checkpoint).to(device)
+            _cache["key"] = key
+        return _cache["denoiser"], device
+
+
+def load_x0(images, first, stop, denoiser):
+    """x0 (n,C,H,W) float32 in model space on the CPU, of rows first … stop-1 of an images.npy."""
+    import torch
+
+    from models.pixels import to_model_range
+
+    x0 = torch.from_numpy(to_model_range(np.load(images, mmap_mode="r", allow_pickle=False)[first:stop]))
+    return x0 if denoiser.pixel_space else denoiser.encode(x0.to(next(denoiser.network.parameters()).device)).cpu()
+
+
+@task
+def open_network(place, wish):
+    """Open the checkpoint. Args: wish: as `facts_of` takes it. Returns (Opened, Facts)."""
+    denoiser, device = network(place)
+    return describe(denoiser, device), facts_of(denoiser, wish)
+
+
+def facts_of(denoiser, wish):
+    """Facts of a plan on this network.
+
+    Args: wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, probes.
+    """
+    from audit import engine
+    from audit.presets import grid
+    from audit.probes import PROBES
+
+    settings = {k: v for k, v in wish.items() if k != "grid_size"} | {"timesteps": tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule))), "clip": None}
+    settings["probes"] = tuple(settings["probes"])
+    plan = engine.MeasurePlan(**settings)
+    specs = engine.specs(plan, denoiser.schedule)
+    values = plan.draws * sum(1 if timesteps is None else len(timesteps) for _, timesteps in specs.values())
+    return Facts(settings, specs, int(engine.calls_per_image(plan, denoiser)), values, {name: PROBES[name].VERSION for name in plan.probes})
+
+
+def _plan(settings):
+    from audit.engine import MeasurePlan
+
+    return MeasurePlan(**settings)
+
+
+def describe(denoiser, device):
+    """Opened of a Denoiser on a torch.device."""
+    import diffusers
+    import torch
+
+    words = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_words(torch.get_num_threads())
+    abar = np.asarray(denoiser.schedule.alphas_cumprod, np.float64)
+    return Opened(denoiser.info.to_json(), abar, denoiser.pixel_space, device.type, words, torch.__version__, diffusers.__version__)
+
+
+def cpu_words(cores):
+    """`CPU, 2 cores`."""
+    return f"CPU, {cores} core{'' if cores == 1 else 's'}"
+
+
+@task
+def test_network(place, images, count):
+    """Self-test on at most SELF_TEST_IMAGES images, half from each end of images.npy (members stand first).
+
+    Returns: the SelfTest as JSON.  Raises: SelfTestFailed.
+    """
+    denoiser, _ = network(place)
+    return run_self_test(denoiser, images, count).require().to_json()
+
+
+def run_self_test(denoiser, images, count):
+    """models.selftest.self_test on images of both sets: the first and the last of `count` in turn, because it may look at few."""
+    import torch
+
+    from models.selftest import self_test
+
+    half = min(SELF_TEST_IMAGES, count) // 2
+    first, last = load_x0(images, 0, half, denoiser), load_x0(images, count - half, count, denoiser)
+    return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1))
+
+
+@task
+def probe_network(place, images, count, settings):
+    """Find the batch size unless the plan fixes it, check the precision, time two batches. Returns Probed."""
+    from audit.engine import check_precision
+
+    denoiser, device = network(place)
+    x0, plan = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser), _plan(settings)
+    if plan.precision != "fp32":
+        check_precision(denoiser, x0, plan)
+    return price_of(denoiser, x0, plan, device)
+
+
+def price_of(denoiser, x0, plan, device):
+    """Probed of a plan on a device."""
+    from audit.engine import price
+
+    cost = price(denoiser, x0, plan, device)
+    return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes)
+
+
+@task
+def measure(place, images, first, stop, settings, flag):
+    """Measure images first … stop-1. Returns ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out."""
+    from audit.engine import measure_block
+
+    denoiser, _ = network(place)
+    x0 = load_x0(images, first, stop, denoiser)
+    begun, sizes = time.perf_counter(), [settings["batch_size"]]
+    tables = measure_block(denoiser, x0, _plan(settings), should_stop=flag.is_set, on_batch_size=sizes.append)
+    return tables, time.perf_counter() - begun, min(sizes)
+
+
+_looked: dict = {}  # the network of the check that is under way: a check opens it first, and tests it once the images are read
+
+
+@task
+def look(place, wish):
+    """Open a checkpoint for a check, on the CPU and beside the network that an audit has loaded. Returns (Opened, Facts)."""
+    from models import open_checkpoint
+
+    _prepare_process(place)
+    _looked.clear()
+    denoiser = open_checkpoint(place.checkpoint)
+    _looked[place.checkpoint, place.version] = denoiser
+    return describe(denoiser, _device(replace(place, device="cpu"))), facts_of(denoiser, wish)
+
+
+@task
+def look_closer(place, images, count, settings, price_here):
+    """Self-test of a check's network and, on the CPU, its price; the network is dropped afterwards.
+
+    Returns: (SelfTest as JSON, Probed or None).
+    """
+    from models import open_checkpoint
+
+    _prepare_process(place)
+    denoiser = _looked.pop((place.checkpoint, place.version), None) or open_checkpoint(place.checkpoint)
+    _looked.clear()
+    tested = run_self_test(denoiser, images, count).to_json()
+    if not price_here:
+        return tested, None
+    return tested, price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), _device(replace(place, device="cpu")))
+
+
+@task
+def price_on_device(place, images, count, settings):
+    """Price of a check on the GPU, in turn with an audit's shards. Returns Probed."""
+    denoiser, device = network(place)
+    return price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), device)

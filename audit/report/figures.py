@@ -1,0 +1,411 @@
+"""Plotly figures of an open run; no Streamlit, so that pages and the offline document draw the same ones.
+
+Every figure is drawn from stored scores or tables (`audit.report.series`), never from a number of report.json, and works on light and dark ground:
+the ground is transparent, series colours come from one palette, text and grid follow the page. A figure carries its own description for screen
+readers, `alt(fig)`, and the buttons that it may show, `config(fig)`.
+"""
+
+from html import escape
+from itertools import pairwise
+
+import numpy as np
+import plotly.graph_objects as go
+
+from audit import format as fmt
+from audit.report import palette, series
+
+TRANSPARENT = "rgba(0,0,0,0)"
+GRID = palette.rgba(palette.MUTED, 0.28)
+TEMPLATE = go.layout.Template(layout={"xaxis": {"gridcolor": GRID, "linecolor": palette.MUTED}, "yaxis": {"gridcolor": GRID, "linecolor": palette.MUTED}})
+ZOOM_BUTTONS, SAVE_BUTTON = [["zoom2d", "resetScale2d", "toImage"]], [["toImage"]]  # the default bar costs seven Tab stops a chart
+FPR_TITLE, TPR_TITLE = "false positive rate (outsiders wrongly accused)", "true positive rate (members found)"
+FULL_HEIGHT = 300  # px; below, titles and words beside the plot are the short ones
+T_TITLE = "timestep t   (less noise → more noise)"
+STRIP = 1.55  # the grey strip left of 1/n is this factor wide
+IMAGE_MARKERS = ("circle", "square", "diamond", "x", "cross")
+UNITS = {"eps_mse": "noise error", "x0_mse": "image error", "vlb_bits": "bits per dimension", "x0_8bit_mse": "error of the 8-bit image"}
+
+
+def style(fig, height, legend=True, zoom=False, top=12, description=""):
+    """Everything that all figures share.
+
+    Args: fig: changed in place; height in px; legend: horizontal, above the plot; zoom: zoom buttons beside the SVG button;
+        top: px above the plot without mode bar or legend; description: one sentence with the finding, for screen readers.
+    Returns: fig.
+    """
+    fig.update_layout(
+        template=TEMPLATE,
+        height=height,
+        margin={"l": 56, "r": 16, "t": max(top, 30 if zoom else 12) + (18 if legend else 0), "b": 48},
+        font={"size": 13},
+        paper_bgcolor=TRANSPARENT,
+        plot_bgcolor=TRANSPARENT,
+        dragmode=False,
+        hovermode="closest",
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "bgcolor": TRANSPARENT},
+        meta={"alt": description, "zoom": zoom},
+    )
+    fig.update_xaxes(showline=True, zeroline=False, ticks="outside", ticklen=4, showgrid=False, title_standoff=8)
+    fig.update_yaxes(zeroline=False, ticks="outside", ticklen=4, title_standoff=8)
+    return fig
+
+
+def alt(fig):
+    """What the figure shows, in one sentence."""
+    return fig.layout.meta["alt"]
+
+
+def config(fig):
+    """Plotly's config for this figure: few buttons, SVG, no logo."""
+    buttons = ZOOM_BUTTONS if fig.layout.meta["zoom"] else SAVE_BUTTON
+    return {"modeBarButtons": buttons, "displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+
+
+def _share_axis(log=False, low=None, title=None):
+    """A probability axis: 0 % 25 % …, or 0.1, 1, 10, 100 % alone where it is logarithmic (the default 2 and 5 ticks are noise)."""
+    values = [0.001, 0.01, 0.1, 1.0] if log else [0, 0.25, 0.5, 0.75, 1]
+    axis = {"tickvals": values, "ticktext": [fmt.fpr(v) for v in values], "title": {"text": title}, "minor": {"ticks": "", "showgrid": False}}
+    if log:
+        return axis | {"type": "log", "range": [float(np.log10(low)), 0.012]}
+    return axis | {"range": [-0.01, 1.015]}
+
+
+def score_text(value):
+    """A score or a loss with four digits that count: `1.444`, `−0.01203`."""
+    decimals = 3 if value == 0 else max(0, 3 - int(np.floor(np.log10(abs(value)))))
+    return fmt.number(float(value), min(decimals, 9))
+
+
+def look(run, attacks):
+    """{attack: (colour, width, dash)}: the first four in colour, the first 3 px wide, the rest a grey hairline; dash by threat model."""
+    looks = {}
+    for i, name in enumerate(attacks):
+        coloured = i < len(palette.SERIES)
+        dash = palette.DASH.get(run.attack(name)["threat_model"], "solid")
+        looks[name] = (palette.SERIES[i] if coloured else palette.MUTED, 3 if i == 0 else 2 if coloured else 1, dash)
+    return looks
+
+
+# --- ROC --------------------------------------------------------------------------------------------------------------------------------------
+
+
+def roc_figure(run, attacks, log=False, threshold=None, height=315, legend=False):
+    """ROC curves on the held-out images, with the 95 % band of the first attack and a dotted diagonal.
+
+    Args: run: Run; attacks: canonical names, finished ones, the first stands out; log: both axes logarithmic from 1/n up;
+        threshold: audit.report.series.Flagged drawn as a diamond, or None.
+    Returns: go.Figure; ≤ 300 points a curve, and curves are corners of the full curve, whose area hover and legend print.
+    """
+    members, n = series.held_out_counts(run)
+    floor_x, floor_y = 1 / n, 1 / members
+    fig, looks = go.Figure(), look(run, attacks)
+    if attacks:
+        _band(fig, run, attacks[0], log, floor_y)
+    low = min(floor_x, floor_y) if log else 0
+    _chance(fig, [low, 1], [low, 1])
+    for name in attacks:
+        _curve(fig, run, name, looks[name], log, floor_x, floor_y)
+    if threshold is not None and (not log or threshold.tpr > 0):
+        x = max(threshold.fpr, floor_x) if log else threshold.fpr
+        words = f"{fmt.share(threshold.tpr, members)} of members at {fmt.share(threshold.fpr, n)} FPR"
+        mark = {"symbol": "diamond", "size": 13, "color": palette.CHOSEN, "line": {"color": "white", "width": 1.5}}
+        fig.add_scatter(x=[x], y=[threshold.tpr], mode="markers", marker=mark, name="threshold", showlegend=False, hovertemplate=f"<b>threshold</b><br>{words}<extra></extra>")
+    style(fig, height, legend=legend, zoom=True, description=_roc_alt(run, attacks, log))
+    if log:
+        _log_ground(fig, n, min(floor_y, floor_x), height)
+    else:
+        fig.update_xaxes(**_share_axis())
+        fig.update_yaxes(**_share_axis())
+    titles = (FPR_TITLE, TPR_TITLE) if height >= FULL_HEIGHT else (title.partition(" (")[0] for title in (FPR_TITLE, TPR_TITLE))
+    for update, title in zip((fig.update_xaxes, fig.update_yaxes), titles, strict=True):
+        update(title={"text": title})
+    return fig
+
+
+def _curve(fig, run, name, drawn_as, log, floor_x, floor_y):
+    roc = series.attack_roc(run, name)
+    short, _, _ = series.card(name)
+    few = series.cached(run, ("drawn", name), lambda: series.drawn(roc))
+    x, y = (np.maximum(few.fpr, floor_x), np.maximum(few.tpr, floor_y)) if log else (few.fpr, few.tpr)
+    colour, width, dash = drawn_as
+    fig.add_scatter(
+        x=x.tolist(),
+        y=y.tolist(),
+        mode="lines",
+        name=escape(short),
+        line={"color": colour, "width": width, "dash": dash},
+        text=_corners(few),
+        hovertemplate=f"<b>{escape(short)}</b><br>%{{text}}<br>area {fmt.auc(round(roc.area, 12))}<extra></extra>",
+        meta={"attack": name, "area": roc.area},
+    )
+
+
+def _chance(fig, x, y, where=None):
+    """The dotted line of guessing."""
+    line = {"color": palette.MUTED, "width": 1, "dash": "dot"}
+    fig.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, name="chance", **(where or {}))
+
+
+def _corners(roc):
+    """Hover text of each corner."""
+    return [f"TPR {fmt.percent(b, 1)} at FPR {fmt.percent(a, 2)}" for a, b in zip(roc.fpr, roc.tpr, strict=True)]
+
+
+def _band(fig, run, name, log, floor_y):
+    fpr, low, high = series.attack_band(run, name)
+    if log:
+        low = np.maximum(low, floor_y)
+    _ribbon(fig, fpr, low, high, palette.CHOSEN, shape="linear")
+
+
+def _ribbon(fig, x, low, high, colour, opacity=palette.BAND_OPACITY, name="95 % band", legend=False, row=None, shape="linear"):
+    """A filled band: its lower edge, then its upper edge filled down to it."""
+    where = {} if row is None else {"row": row, "col": 1}
+    edge = {"x": np.asarray(x).tolist(), "mode": "lines", "line": {"width": 0, "shape": shape}, "hoverinfo": "skip", "legendgroup": name}
+    fig.add_scatter(y=_plain(low), showlegend=False, name=name, **edge, **where)
+    fig.add_scatter(y=_plain(high), fill="tonexty", fillcolor=palette.rgba(colour, opacity), showlegend=legend, name=name, **edge, **where)
+
+
+def _plain(values):
+    """A list for Plotly, None where nothing was measured."""
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+
+def _log_ground(fig, n, low_y, height):
+    """Log axes that start at 1/n, and the strip left of it that says why."""
+    edge = 1 / n / STRIP
+    fig.update_xaxes(**_share_axis(True, edge))
+    fig.update_yaxes(**_share_axis(True, low_y))
+    fig.add_shape(type="rect", x0=edge, x1=1 / n, y0=0, y1=1, yref="paper", fillcolor=palette.rgba(palette.MUTED, 0.22), line_width=0, layer="below")
+    words = f"n = {fmt.count(n)}: nothing below 1/{fmt.count(n)} can be seen" if height >= FULL_HEIGHT else f"nothing below 1/{fmt.count(n)}"
+    fig.add_annotation(x=float(np.log10(edge / n) / 2), y=0.5, yref="paper", text=words, textangle=-90, showarrow=False, font={"size": 11})
+
+
+def _roc_alt(run, attacks, log):
+    if not attacks:
+        return "ROC without a curve: no attack is chosen"
+    _, n = series.held_out_counts(run)
+    found = []
+    for name in attacks[:4]:
+        roc = series.attack_roc(run, name)
+        at = 0.01 if n >= 100 else 0.1
+        where = f"finds {fmt.percent(roc.tpr_at(at))} of members at {fmt.fpr(at)} FPR" if log else f"has area {fmt.auc(round(roc.area, 12))}"
+        found.append(f"{series.card(name)[0]} {where}")
+    return f"ROC, {'log-log' if log else 'linear'}: " + "; ".join(found)
+
+
+def comparison_figure(curves, height=315):
+    """Linear ROC of a few curves computed on the spot.
+
+    Args: curves: [(label, audit.stats.roc.Roc, colour, dash)], labels from this program.
+    """
+    fig = go.Figure()
+    _chance(fig, [0, 1], [0, 1])
+    for i, (label, roc, colour, dash) in enumerate(curves):
+        few = series.drawn(roc)
+        line = {"color": colour, "width": 3 if i == 0 else 2, "dash": dash}
+        hover = f"<b>{label}</b><br>%{{text}}<br>area {fmt.auc(round(roc.area, 12))}<extra></extra>"
+        fig.add_scatter(x=few.fpr.tolist(), y=few.tpr.tolist(), mode="lines", name=label, line=line, text=_corners(few), hovertemplate=hover, meta={"area": roc.area})
+    said = "; ".join(f"{label} has area {fmt.auc(round(roc.area, 12))}" for label, roc, *_ in curves)
+    style(fig, height, description=f"ROC, linear: {said}")
+    fig.update_xaxes(**_share_axis(title="false positive rate"))
+    fig.update_yaxes(**_share_axis(title="true positive rate"))
+    return fig
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def histogram_figure(run, attack, threshold=None, height=215):
+    """Held-out scores of one attack: hatched non-members behind, members in front, and the threshold of a Flagged.
+
+    The first and last bar hold everything beyond them, so that a few far images do not squeeze the rest.
+    """
+    scores, labels = series.held_out_scores(run, attack), series.held_out_members(run)
+    edges, beyond = series.histogram_edges(scores)
+    centres, clipped = (edges[:-1] + edges[1:]) / 2, np.clip(scores, edges[0], edges[-1])
+    fig, tallest = go.Figure(), 1
+    hatch = {"shape": palette.NONMEMBER_PATTERN, "fgcolor": palette.NONMEMBER, "size": 5, "solidity": 0.35}
+    span = [f"{score_text(a)} to {score_text(b)}" for a, b in pairwise(edges)]
+    hatched, full = {"color": palette.rgba(palette.NONMEMBER, 0.25), "pattern": hatch}, {"color": palette.rgba(palette.MEMBER, 0.72)}
+    for name, mine, fill in (("non-members", ~labels, hatched), ("members", labels, full)):
+        counts, _ = np.histogram(clipped[mine], edges)
+        tallest = max(tallest, int(counts.max()))
+        fig.add_bar(
+            x=centres.tolist(), y=counts.tolist(), width=float(edges[1] - edges[0]), name=name, marker={"line": {"width": 0}, **fill}, text=span, textposition="none",
+            hovertemplate=f"<b>{name}</b><br>%{{y}} images with score %{{text}}<extra></extra>",
+        )
+    said = f"Scores of {series.card(attack)[0]}: median {score_text(np.median(scores[labels]))} for members, {score_text(np.median(scores[~labels]))} for non-members"
+    style(fig, height, description=said)
+    fig.update_layout(barmode="overlay", bargap=0)
+    fig.update_xaxes(title={"text": "score   (less like a member → more like a member)"})
+    fig.update_yaxes(title={"text": "images", "standoff": 16}, range=[0, 1.25 * tallest], nticks=5)  # room for the words beside the threshold
+    if threshold is not None and np.isfinite(threshold.threshold):
+        _threshold_line(fig, float(np.clip(threshold.threshold, edges[0], edges[-1])), edges, 1.14 * tallest)
+    fig.layout.meta = {**fig.layout.meta, "beyond": int(beyond)}
+    return fig
+
+
+def _threshold_line(fig, at, edges, height):
+    """The violet line with its diamond and the words that say which side is flagged."""
+    late = at > edges[0] + 0.8 * (edges[-1] - edges[0])
+    fig.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"color": palette.CHOSEN, "width": 3})
+    fig.add_annotation(x=at, y=height, text="flagged →", showarrow=False, xanchor="right" if late else "left", xshift=-10 if late else 10, font={"size": 12})
+    mark = {"symbol": "diamond", "size": 12, "color": palette.CHOSEN, "line": {"color": "white", "width": 1.5}}
+    fig.add_scatter(x=[at], y=[height], mode="markers", marker=mark, showlegend=False, name="threshold", hoverinfo="skip")
+
+
+# --- along t ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def auc_figure(run, table=None, height=240):
+    """AUC of each timestep alone on the held-out images, with both bands; the calibrated window is shaded.
+
+    Args: table: a stored table, by default the headline attack's.
+    """
+    table = table or series.table_of(run.report["verdict"]["headline_attack"])
+    fig = go.Figure()
+    _auc_traces(fig, run, table, None)
+    style(fig, height, legend=False, description=_auc_alt(run, table))
+    fig.update_layout(hovermode="x")
+    fig.update_xaxes(title={"text": T_TITLE}, range=_t_range(run, table))
+    fig.update_yaxes(title={"text": "AUC"}, range=_auc_range(run, table))
+    shade(fig, run, table)
+    return fig
+
+
+def _t_range(run, table):
+    t = run.tables[table].scored_timesteps
+    pad = max(1.0, 0.012 * float(t[-1] - t[0]))
+    return [float(t[0]) - pad, float(t[-1]) + pad]
+
+
+def _auc_range(run, table):
+    """Never narrower than 0.2, with 0.5 inside, so that noise does not look like signal."""
+    along = series.auc_along(run, table)
+    low, high = np.nanmin([np.nanmin(along.auc), np.nanmin(along.low, initial=1)]), np.nanmax([np.nanmax(along.auc), np.nanmax(along.high, initial=0)])
+    low, high = min(low, 0.46), max(high, 0.66)
+    return [float(max(low - 0.02, -0.01)), float(min(high + 0.02, 1.02))]
+
+
+def _auc_traces(fig, run, table, row, legend=False):
+    where = {} if row is None else {"row": row, "col": 1}
+    along = series.auc_along(run, table)
+    t = along.timesteps
+    _chance(fig, [int(t[0]), int(t[-1])], [0.5, 0.5], where)
+    _ribbon(fig, t, along.low, along.high, palette.CHOSEN, name="95 % interval over images", legend=legend, row=row)
+    if np.isfinite(along.noise_sd).any():
+        _ribbon(fig, t, along.auc - along.noise_sd, along.auc + along.noise_sd, palette.CHOSEN, 0.42, name="± 1 sd between noise draws", legend=legend, row=row)
+    mode = "lines" if len(t) > 1 else "markers"
+    text = [_auc_hover(*values) for values in zip(along.auc, along.low, along.high, along.noise_sd, strict=True)]
+    line, hover = {"color": palette.CHOSEN, "width": 2.5}, "t = %{x}: AUC %{text}<extra></extra>"
+    fig.add_scatter(x=t.tolist(), y=_plain(along.auc), mode=mode, line=line, name="AUC, this timestep alone", showlegend=legend, text=text, hovertemplate=hover, **where)
+
+
+def _auc_hover(value, low, high, noise):
+    interval = fmt.auc_interval(value, None if np.isnan(low) else low, None if np.isnan(high) else high)
+    return interval if np.isnan(noise) else f"{interval}, noise sd {fmt.auc(noise)}"
+
+
+def _auc_alt(run, table):
+    along = series.auc_along(run, table)
+    at = int(along.timesteps[along.best])
+    return f"AUC per timestep of {table}: largest {fmt.auc(along.auc[along.best])} at t = {at}, {fmt.auc(along.auc[-1])} at the noisy end"
+
+
+def shade(fig, run, table, label=False):
+    """Shade the window that the calibration half chose on this table, through all panels; nothing where it truncates by value."""
+    attack = series.attack_of(run, table)
+    window = series.calibrated_window(run, attack) if attack else None
+    if window is None or window.truncate_by != "time":
+        return
+    colour = palette.rgba(palette.CHOSEN, 0.11)
+    fig.add_shape(type="rect", x0=window.keep_from, x1=window.keep_until, y0=0, y1=1, xref="x", yref="paper", fillcolor=colour, line_width=0, layer="below")
+    if label:
+        fig.add_annotation(x=(window.keep_from + window.keep_until) / 2, y=1, yref="paper", yanchor="top", text="calibrated window", showarrow=False, font={"size": 12})
+
+
+def trajectories_figure(run, table, gap=True, share=0.5, images=(), height=500, legend=True):
+    """Medians and bands of the loss per timestep over all images, above the AUC of each timestep alone on the held-out ones; one x axis.
+
+    Args: table: stored table with a timestep axis; gap: in % of the non-member median, else the loss itself on a log axis;
+        share: 0.5 or 0.8, the central share that a band holds; images: up to five positions among the N images;
+        legend: False where the page draws `trajectories_legend` itself, which wraps on small screens.
+    """
+    t, members, nonmembers = series.spreads(run, table, share, gap)
+    fig = go.Figure().set_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.05)
+    counts = (int((~run.is_member).sum()), int(run.is_member.sum()))
+    for name, spread, colour, dash, n in (("non-members", nonmembers, palette.NONMEMBER, "dash", counts[0]), ("members", members, palette.MEMBER, "solid", counts[1])):
+        _ribbon(fig, t, spread.low, spread.high, colour, 0.2, name=f"{name} band", row=1)
+        text = [_loss_hover(v, gap) for v in spread.median]
+        fig.add_scatter(
+            x=t.tolist(), y=_plain(spread.median), mode="lines", line={"color": colour, "width": 3, "dash": dash}, name=f"{name} (n = {fmt.count(n)})", text=text,
+            hovertemplate=f"{name}: %{{text}}<extra></extra>", row=1, col=1,
+        )
+    for marker, position in zip(IMAGE_MARKERS, images, strict=False):
+        _image_trace(fig, run, table, position, marker, gap)
+    _auc_traces(fig, run, table, 2, legend=True)
+    style(fig, height, legend=legend, zoom=True, description=_trajectories_alt(t, members, nonmembers, table, gap) + ". " + _auc_alt(run, table))
+    fig.update_layout(hovermode="x unified")
+    fig.update_xaxes(range=_t_range(run, table))
+    fig.update_xaxes(title={"text": T_TITLE}, row=2, col=1)
+    title = "loss, % above or below the<br>non-member median" if gap else f"loss, {UNITS.get(table, escape(table))}"
+    fig.update_yaxes(title={"text": title}, row=1, col=1)
+    if gap:
+        fig.update_yaxes(ticksuffix=f"{fmt.NARROW}%", range=_gap_range(members, nonmembers), row=1, col=1)
+    else:
+        fig.update_yaxes(type="log", dtick=1, tickformat="~g", minor={"ticks": "", "showgrid": False}, row=1, col=1)
+    fig.update_yaxes(title={"text": "AUC"}, range=_auc_range(run, table), nticks=5, row=2, col=1)
+    shade(fig, run, table, label=True)
+    return fig
+
+
+def trajectories_legend(run, table, images=()):
+    """[(colour, width in px, dash, name, note)] of what `trajectories_figure` draws; a band is a thick pale line."""
+    members = int(run.is_member.sum())
+    lines = [(palette.NONMEMBER, 3, "dash", "non-members", f"n = {fmt.count(len(run.is_member) - members)}"), (palette.MEMBER, 3, "solid", "members", f"n = {fmt.count(members)}")]
+    for sign, position in zip("●■◆✕+", images, strict=False):
+        lines.append((palette.MUTED, 1, "solid", f"{sign} {str(run.image_ids[position])[:8]}", _kind(run, position)))
+    lines.append((palette.CHOSEN, 3, "solid", "AUC, this timestep alone", ""))
+    lines.append((palette.rgba(palette.CHOSEN, 0.24), 10, "solid", "95 % interval over images", ""))
+    if run.tables[table].draws > 1:
+        lines.append((palette.rgba(palette.CHOSEN, 0.6), 10, "solid", "± 1 sd between noise draws", ""))
+    return lines
+
+
+def _kind(run, position):
+    return "member" if run.is_member[position] else "non-member"
+
+
+def _image_trace(fig, run, table, position, marker, gap):
+    t, losses = series.image_losses(run, table, position)
+    if gap:
+        losses = series.gap_to(losses, series.spreads(run, table, 0.5, False)[2].median)
+    label = escape(f"{str(run.image_ids[position])[:8]}, {_kind(run, position)}")
+    text = [_loss_hover(v, gap) for v in losses]
+    look_ = {"line": {"color": palette.MUTED, "width": 1.25}, "marker": {"symbol": marker, "size": 6, "color": palette.MUTED}}
+    fig.add_scatter(x=t.tolist(), y=_plain(losses), mode="lines+markers", name=label, text=text, hovertemplate=f"{label}: %{{text}}<extra></extra>", row=1, col=1, **look_)
+
+
+def _loss_hover(value, gap):
+    if not np.isfinite(value):
+        return "not measured"
+    return f"{'+' if value > 0 else ''}{fmt.fixed(value, 1)}{fmt.NARROW}%" if gap else score_text(value)
+
+
+def _gap_range(members, nonmembers):
+    """Both bands with room, at least ± 10 %; single images may leave it, and zoom brings them back."""
+    values = np.concatenate([members.low, members.high, nonmembers.low, nonmembers.high])
+    values = values[np.isfinite(values)]
+    reach = max(10.0, float(np.abs(values).max()) * 1.15) if len(values) else 10.0
+    return [max(-104.0, -reach), reach]
+
+
+def _trajectories_alt(t, members, nonmembers, table, gap):
+    difference = members.median if gap else series.gap_to(members.median, nonmembers.median)
+    if not np.isfinite(difference).any():
+        return f"{table} per timestep of members and non-members"
+    lowest = int(np.nanargmin(difference))
+    side = "below" if difference[lowest] < 0 else "above"
+    return f"{table} per timestep: lowest median gap of members at t = {int(t[lowest])}, {fmt.fixed(abs(difference[lowest]), 0)} % {side} the non-members"

@@ -1,0 +1,344 @@
+"""The offline document: one HTML file that opens anywhere, prints, and asks the network for nothing.
+
+`sections(run)` is the content; the Report page draws the same sections, so that what is read there is what is handed over. Every piece of
+text passes through `html.escape`, and the file's own policy allows no script but the two whose hashes it names.
+"""
+
+import base64
+import hashlib
+import json
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+
+from audit import format as fmt
+from audit.glossary import GLOSSARY
+from audit.report import words
+from audit.report.palette import VERDICTS
+
+THUMBNAILS = 24  # most exposed members shown when thumbnails are asked for
+THUMBNAIL_BYTES = 64_000
+HEIGHT = 290  # px; below 300 the axis titles are the short ones, which fit a phone and half a printed page
+FPRS = (0.1, 0.01, 0.001)
+SPLITS = {"half": "half chose the settings, half was measured", "cross-fitted": "ten times two-fold cross-fitted"}
+CONTROL_WORDS = {"shuffled_labels": "Labels mixed at random"}
+
+
+class Section(NamedTuple):
+    """One part of the document. html: escaped markup without script or style; figures: Plotly figures that follow it, as (caption, function of no arguments)."""
+
+    key: str
+    title: str
+    html: str
+    figures: tuple = ()
+
+
+def sections(run, thumbnails=False):
+    """The document's parts in order.
+
+    Args: run: audit.report.run.Run; thumbnails: also show the most exposed training images.
+    Returns: list of Section. The first holds the verdict card and has no title.
+    """
+    parts = [
+        Section("verdict", "", _verdict(run.report)),
+        Section("audited", "What was audited", _audited(run.report)),
+        Section("sound", "Is the instrument sound?", _sound(run.report)),
+        Section("attacks", "Attacks", _attacks(run.report)),
+        Section("roc", "How many members, at what false alarm rate?", _legend(run), _roc_figures(run)),
+        Section("signal", "Where the signal sits", "", _signal_figures(run)),
+    ]
+    if thumbnails:
+        parts.append(Section("exposed", "Most exposed images", _exposed(run)))
+    return [
+        *parts,
+        Section("limits", "What this report does not say", _limits(run.report)),
+        Section("left_out", "Files left out", _left_out(run.report)),
+        Section("words", "Words", _definitions(GLOSSARY.items())),
+        Section("versions", "Versions and cost", _versions(run.report)),
+    ]
+
+
+def render(run, thumbnails=False):
+    """The whole document.
+
+    Args: run: audit.report.run.Run; thumbnails: off by default, because the document would then itself show training images.
+    Returns: str, one HTML file below 6 MB.
+    """
+    from plotly.offline import get_plotlyjs
+
+    body, drawings = [], []
+    for part in sections(run, thumbnails):
+        title = f"<h2>{escape(part.title)}</h2>" if part.title else ""
+        charts = []
+        for caption, make in part.figures:
+            name = f"chart{len(drawings)}"
+            figure = make()
+            drawings.append(_drawing(name, figure))
+            charts.append(
+                f'<figure><div id="{name}" class="chart" role="img" aria-label="{escape(figure.layout.meta["alt"])}"></div><figcaption>{escape(caption)}</figcaption></figure>'
+            )
+        rows = f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+        body.append(f'<section id="{part.key}">{title}{part.html}{rows}</section>')
+    library, draw = get_plotlyjs(), DRAW + "".join(drawings)
+    head = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_policy(library, draw)}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        f"<title>{escape(run.report['run']['name'])} · Afterimage</title>"
+        f"<style>{DOCUMENT_CSS}{content_css()}</style></head>"
+    )
+    made = f"{escape(run.report['run']['name'])} · {escape(fmt.moment(run.report['run']['created']))} · Afterimage {escape(str(run.report['versions']['afterimage']))}"
+    return f"{head}<body><header><p>{made}</p><h1>Membership audit</h1></header><main>{''.join(body)}</main><script>{library}</script><script>{draw}</script></body></html>\n"
+
+
+def _policy(*scripts):
+    """No network; styles inline; scripts only with these hashes. Plotly sets style elements, so those must stay allowed."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+
+
+DRAW = """const draw=(id,f)=>Plotly.newPlot(id,f.data,
+  {...f.layout,font:{...f.layout.font,size:12,family:getComputedStyle(document.body).fontFamily},margin:{...f.layout.margin,l:64,r:24}},
+  {displaylogo:false,responsive:true,modeBarButtons:[["toImage"]],toImageButtonOptions:{format:"svg"}});
+"""
+
+
+def _drawing(name, figure):
+    """One line of script. `<` is written as its escape, so that no text in a figure can end the script element."""
+    plain = json.dumps(json.loads(figure.to_json()), separators=(",", ":"))  # ASCII only
+    return f'draw("{name}",{plain.replace("<", chr(92) + "u003c")});\n'
+
+
+def content_css():
+    """Style of the sections, with the verdict's bar; constant text."""
+    return CONTENT_CSS + "".join(f".card.{level} {{ border-left: 6px {look.bar_style} light-dark({look.bar_light},{look.bar_dark}); }}\n" for level, look in VERDICTS.items())
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _verdict(report):
+    said, level = words.verdict_words(report), report["verdict"]["level"]
+    look = VERDICTS[level]
+    lists = "".join(
+        f"<div><h3>{title}</h3>{_list(items)}</div>"
+        for title, items in (("Speaks for a leak", said.for_), ("Speaks against", said.against), ("Could not be seen", said.not_seen))
+    )
+    return (
+        f'<div class="card {level}"><p class="level"><b>{MARKS[level]} {escape(look.word)}</b></p><h2>{escape(said.headline)}</h2><p>{escape(said.reason)}</p>'
+        f'<p><b>Next:</b> {escape(said.next)}</p><div class="columns">{lists}</div></div>'
+    )
+
+
+def _audited(report):
+    checkpoint, queries, made, measured = report["checkpoint"], report["queries"], report["preprocessing"], report["measurement"]
+    t, channels, height, width = measured["timesteps"], *checkpoint["image_shape"]
+    rows = [
+        ("Run", f"{report['run']['name']} ({report['run']['id']}), started {fmt.iso(report['run']['created'])}"),
+        ("Checkpoint", f"{checkpoint['format']}, {checkpoint['architecture']}, {fmt.millions(checkpoint['parameters'])} parameters, weights: {checkpoint['weights']}"),
+        ("SHA-256", checkpoint["sha256"]),
+        ("Predicts", f"{checkpoint['prediction_type']}, {fmt.count(checkpoint['train_timesteps'])} timesteps, images of {width} × {height} × {channels}"),
+        *((f"Setting {setting['name']}", f"{setting['value']}, from {setting['decided_by']}") for setting in checkpoint["settings"]),
+        ("Query images", f"{fmt.count(queries['members'])} members, {fmt.count(queries['nonmembers'])} non-members; {SPLITS[queries['split']]}"),
+        ("Held out", f"{fmt.count(queries['evaluation_members'])} members, {fmt.count(queries['evaluation_nonmembers'])} non-members"),
+        ("Preprocessing", f"crop {made['crop']}, filter {made['filter']}, size {_size(made['size'])}"),
+        (
+            "Measured",
+            f"{fmt.count(len(t))} timesteps, {fmt.window(t[0], t[-1])}, {fmt.count(measured['draws'])} noise draws each, seed {measured['seed']}, {measured['precision']}",
+        ),
+        ("Model calls", f"{fmt.count(measured['model_calls'])}, {fmt.count(measured['model_calls_per_image'])} per image"),
+    ]
+    return _pairs(rows)
+
+
+def _sound(report):
+    rows = []
+    for control in report["controls"]:
+        outcome = "chance, as it must be" if control["passed"] else "not chance: a fault in the instrument"
+        rows.append((CONTROL_WORDS.get(control["name"], control["name"]), f"AUC {fmt.auc_interval(control['auc'], control['low'], control['high'])}", outcome))
+    test = report["permutation"]
+    rows.append(("Permutation test over all attacks", fmt.p_value(test["p_value"]), f"{fmt.count(test['draws'])} relabellings, both score kinds"))
+    tried = report["self_test"]
+    rows.append(("Self-test of the checkpoint", f"denoising error {fmt.number(tried['error'])}", f"predicting no noise has {fmt.number(tried['baseline'])}"))
+    visible = report["minimum_detectable_auc"]
+    rows.append(("Smallest visible leak", "not resolvable" if visible is None else f"AUC {fmt.auc(visible)}", "what this many images would show 4 times in 5"))
+    if report["blind_baseline"] is None:
+        rows.append(("Blind baseline", "not checked yet", "do the sets differ without the model?"))
+    return _table(("check", "result", "meaning"), rows)
+
+
+def _attacks(report):
+    q = report["queries"]
+    members, n = q["evaluation_members"], q["evaluation_nonmembers"]
+    found, chosen = [], []
+    for row in sorted(report["attacks"], key=lambda row: -row["auc"]["value"] if row["status"] == "done" else 1):
+        name = words.title_of(row["name"])
+        if row["status"] != "done":
+            found.append((name, row["threat_model"], f"{row['status']}: {row['reason']}", *[""] * len(FPRS)))
+            continue
+        found.append((name, row["threat_model"], fmt.value_interval(row["auc"]), *(fmt.tpr(words.tpr_of(row, at), members, n) for at in FPRS)))
+        chosen.append((name, _settings(row["settings"]), fmt.auc(row["selection"]["calibration_auc"]), fmt.p_value(row["p_value"]), fmt.count(row["model_calls_per_image"])))
+    heads = ("attack", "threat model", "AUC [95 % interval]", *(f"TPR at {fmt.fpr(at)} FPR" for at in FPRS))
+    settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image")
+    warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
+    note = f"n = {fmt.count(members)} members + {fmt.count(n)} non-members, never used for choosing settings. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
+    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}"
+
+
+def _legend(run):
+    """Line samples with names, above both ROC figures: a legend inside them would cover the curves on a narrow page."""
+    from audit.report import figures, series
+
+    dashes = {"solid": "solid", "dash": "dashed", "dot": "dotted"}
+    lines = []
+    for name, (colour, width, dash) in figures.look(run, series.done(run)[:4]).items():
+        _, title, threat_model = series.card(name)
+        lines.append(f"<span><i style='border-top: {width}px {dashes[dash]} {colour}'></i>{escape(title)} <small>{escape(threat_model)}</small></span>")
+    return f"<p class='legend'>{''.join(lines)}</p>"
+
+
+def _roc_figures(run):
+    from audit.report import figures, series
+
+    members, n = series.held_out_counts(run)
+    chosen = series.done(run)[:4]
+    area = ", ".join(f"{series.card(name)[0]} {fmt.auc(series.attack_roc(run, name).area)}" for name in chosen)
+    counts = f"n = {fmt.count(members)} members + {fmt.count(n)} non-members held out"
+    return (
+        (f"Log-log: the few confident accusations. {counts}.", lambda: figures.roc_figure(run, chosen, log=True, height=HEIGHT)),
+        (f"Linear: the whole ranking. Areas: {area}. {counts}.", lambda: figures.roc_figure(run, chosen, height=HEIGHT)),
+    )
+
+
+def _signal_figures(run):
+    from audit.report import figures, series
+
+    table = series.table_of(run.report["verdict"]["headline_attack"])
+    if table is None:
+        return ()
+    members, n = series.held_out_counts(run)
+    caption = f"AUC of each timestep alone ({table}); shaded: the window chosen on the calibration half. n = {fmt.count(members)} members + {fmt.count(n)} non-members held out."
+    return ((caption, lambda: figures.auc_figure(run, height=HEIGHT)),)
+
+
+def _exposed(run):
+    scores = run.scores_of(run.report["verdict"]["headline_attack"])
+    mine = run.evaluation & run.is_member
+    outsiders = np.sort(scores[run.evaluation & ~run.is_member])
+    cells = []
+    for i in np.flatnonzero(mine)[np.argsort(-scores[mine], kind="stable")][:THUMBNAILS]:
+        above = int(np.searchsorted(outsiders, scores[i], side="left"))
+        cells.append(
+            f"<figure>{_picture(run.folder, run.image_ids[i])}<figcaption>{escape(run.paths[i])}<br>above {fmt.count_of(above, len(outsiders))} non-members</figcaption></figure>"
+        )
+    return f"<p>Held-out members with the highest scores. These are training images: handle this document like them.</p><div class='pictures'>{''.join(cells)}</div>"
+
+
+def _picture(folder, image_id):
+    """The stored thumbnail as a data address; image ids are hex, and anything else is refused, so that no name from a file leads out of the folder."""
+    file = folder / "thumbnails" / f"{image_id}.png"
+    if not all(c in "0123456789abcdef" for c in image_id) or not file.is_file() or file.stat().st_size > THUMBNAIL_BYTES:
+        return "<p>no thumbnail</p>"
+    return f'<img alt="member {image_id}" src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
+
+
+def _limits(report):
+    not_seen = [text for text in report["verdict"]["not_tested"] if text not in words.LIMITS]
+    return f"{_list(words.LIMITS)}<h3>Not tested</h3><div class='two'>{_list(not_seen)}</div>"
+
+
+def _left_out(report):
+    q = report["queries"]
+    exact = q["duplicates"]["exact"]
+    head = f"<p>{escape(_duplicates(exact))}</p>"
+    if not q["left_out"]:
+        return f"{head}<p>No file was left out.</p>"
+    return head + _table(("file", "set", "reason"), [(row["path"], row.get("set", ""), row["reason"]) for row in q["left_out"]])
+
+
+def _duplicates(exact):
+    return "No exact duplicates." if not exact else f"{fmt.count(exact)} exact duplicates: kept once inside a set, removed from both sets where they stood in both."
+
+
+def _versions(report):
+    cost = report["cost"]
+    rows = [(name, str(version)) for name, version in report["versions"].items()]
+    rows += [
+        ("measured on", str(cost["device"])),
+        ("measuring took", fmt.duration(cost["seconds"])),
+        ("speed", f"{fmt.number(cost['throughput'], 1)} images/s"),
+        ("whole run took", fmt.duration(report["run"]["seconds"])),
+    ]
+    return _pairs(rows)
+
+
+# --- markup -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def _size(size):
+    return " × ".join(str(side) for side in size) if isinstance(size, list) else str(size)
+
+
+def _settings(settings):
+    """The chosen settings in one line: `mean, by time, t = 82 … 265`."""
+    if "statistic" not in settings:
+        return ", ".join(f"{name} {value}" for name, value in settings.items())
+    kept = (
+        f"by time, {fmt.window(settings['keep_from'], settings['keep_until'])}"
+        if settings["truncate_by"] == "time"
+        else f"by value, smallest {fmt.percent(settings['keep_share'])} kept"
+    )
+    return f"{settings['statistic']}, {kept}"
+
+
+def _list(items):
+    return f"<ul>{''.join(f'<li>{escape(str(item))}</li>' for item in items)}</ul>"
+
+
+def _pairs(rows):
+    return f"<div class='scroll'><table class='pairs'>{''.join(f'<tr><th scope=row>{escape(str(a))}</th><td>{escape(str(b))}</td></tr>' for a, b in rows)}</table></div>"
+
+
+def _definitions(rows):
+    return f"<div class='two words'>{''.join(f'<p><b>{escape(word)}</b><br>{escape(text)}</p>' for word, text in rows)}</div>"
+
+
+def _table(heads, rows, kind="plain"):
+    head = "".join(f"<th scope=col>{escape(str(text))}</th>" for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class='scroll'><table class='{kind}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+MARKS = {"high": "\u2b23", "elevated": "\u25b2", "not-detected": "\u25cb", "inconclusive": "?"}  # hexagon, triangle, ring: shapes before colour, in every font
+
+CONTENT_CSS = """
+.card { border: 1px solid light-dark(#D5DAE1,#343D4A); border-radius: 6px; padding: .9rem 1.2rem 1rem; }
+.card h2 { font-size: 1.25rem; margin: .2rem 0 .4rem; } .card .level { margin: 0; } .card p { margin: .3rem 0; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit,minmax(200px,1fr)); gap: 0 1.5rem; }
+.columns h3 { font-size: 1rem; margin: .8rem 0 .3rem; } .columns ul { margin: 0; padding-left: 1.1rem; }
+.scroll { overflow-x: auto; } .scroll table.wide { min-width: 42rem; } 
+.scroll table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+.scroll th, .scroll td { border: 0; border-bottom: 1px solid light-dark(#D5DAE1,#343D4A); padding: .4rem .8rem .4rem 0; text-align: left; vertical-align: top;
+  overflow-wrap: anywhere; }
+.scroll th { font-weight: 600; }
+.pairs th { white-space: nowrap; width: 11rem; }
+.two { columns: 2 280px; column-gap: 2rem; } .two ul { margin: 0; padding-left: 1.1rem; } .words { font-size: .9rem; } .words p { break-inside: avoid; margin: 0 0 .5rem; }
+.legend span { display: inline-block; margin-right: 1.4rem; white-space: nowrap; } .legend i { display: inline-block; width: 24px; margin-right: .45rem;
+  vertical-align: middle; } .legend small { opacity: .8; font-size: .9em; }
+.note { opacity: .8; font-size: .9rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill,minmax(110px,1fr)); gap: .8rem; } .pictures figure { margin: 0; }
+.pictures img { width: 84px; height: 84px; object-fit: contain; image-rendering: pixelated; } .pictures figcaption { font-size: .75rem; overflow-wrap: anywhere; }
+"""
+
+DOCUMENT_CSS = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, "Segoe UI", "Source Sans 3", "DejaVu Sans", sans-serif; color: light-dark(#1B2330,#E6EAF0); background: light-dark(#FFFFFF,#11151B);
+  margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 1060px; }
+header p { margin: 0; opacity: .8; font-size: .9rem; overflow-wrap: anywhere; } h1 { font-size: 1.75rem; margin: .2rem 0 1rem; } section { margin: 0 0 1.8rem; }
+  section > h2 { font-size: 1.25rem; margin: 0 0 .5rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit,minmax(340px,1fr)); gap: 1rem; } .charts figure { margin: 0; min-width: 0; }
+  figcaption { font-size: .875rem; opacity: .8; }
+.js-plotly-plot .plotly text { fill: currentColor !important; }
+@media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 11pt; } .card, .charts figure, tr { break-inside: avoid; }
+  h2 { break-after: avoid; } .modebar { display: none !important; } }
+"""

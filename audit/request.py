@@ -1,0 +1,80 @@
+"""What somebody asked for: the content of request.json, and its identity."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from audit.errors import RequestError
+from audit.presets import PRESETS
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "tf32", "bf16")
+NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
+
+
+@dataclass(frozen=True)
+class Request:
+    """One audit, before anything was read.
+
+    Attributes:
+        checkpoint, members, nonmembers: absolute paths.
+        name: what people call the run.
+        preset: key of PRESETS; timesteps (K) and draws (S) override it.
+        attacks: canonical names, or empty for all that fit the budget.
+        seed: of noise, splits and permutations; device, batch_size (None = found by a probe), precision.
+        settings: {attack: {setting: value}}: fixed by the user instead of chosen on the calibration half.
+    """
+
+    checkpoint: str
+    members: str
+    nonmembers: str
+    name: str
+    preset: str = "standard"
+    attacks: tuple[str, ...] = ()
+    timesteps: int | None = None
+    draws: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+    precision: str = "fp32"
+    settings: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, allowed in (("preset", tuple(PRESETS)), ("device", DEVICES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise RequestError(f"--{name} is {str(getattr(self, name))[:40]!r}. Expected one of {', '.join(allowed)}.")
+        for name in ("timesteps", "draws", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise RequestError(f"--{name.replace('_', '-')} is {value}. Expected a whole number of at least 1.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise RequestError(f"--seed is {self.seed}. Expected a whole number from 0 to 2^63 - 1.")
+
+    @property
+    def grid_size(self):
+        """K, or None for every timestep."""
+        return self.timesteps if self.timesteps is not None else PRESETS[self.preset].timesteps
+
+    @property
+    def noise_draws(self):
+        """S."""
+        return self.draws if self.draws is not None else PRESETS[self.preset].draws
+
+    def to_json(self):
+        """Plain dict; `from_json` is its inverse."""
+        return dataclasses.asdict(self) | {"attacks": list(self.attacks)}
+
+    @classmethod
+    def from_json(cls, data):
+        """Request from a plain dict. Raises RequestError on unknown or missing names."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown, missing = set(data) - known, {"checkpoint", "members", "nonmembers", "name"} - set(data)
+        if unknown or missing:
+            raise RequestError(f"The request has unknown fields {sorted(unknown)} and lacks {sorted(missing)}. Expected the fields of audit.request.Request.")
+        return cls(**{**data, "attacks": tuple(data.get("attacks", ()))})
+
+    def identity(self):
+        """SHA-256 hex of everything that can change a number: two requests with the same identity are one audit."""
+        content = {k: v for k, v in self.to_json().items() if k not in NOT_IDENTITY}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Rows of a block of images: which image, timestep and noise draw stand where, and how they reach the device."""
+
+import torch
+
+from audit.errors import RequestError
+from audit.noise import bank
+from audit.probes.base import Rows
+
+
+class RowSource:
+    """The rows of one block of images: row = (column * S + draw) * n + image.
+
+    Attributes: columns: int64 (K',), positions in the plan's timesteps that are measured; total: K' S n; device: torch.device.
+    """
+
+    def __init__(self, x0, plan, probe, columns, device, noise=None):
+        self.columns, self.device, self.draws, self.images = columns, device, plan.draws, len(x0)
+        self.total = len(columns) * plan.draws * len(x0)
+        self._on_cuda = device.type == "cuda"
+        self._x0 = self._send(x0)
+        self._columns, self._timesteps = torch.as_tensor(columns), torch.as_tensor(plan.timesteps, dtype=torch.int64)
+        self._bank = bank(int(plan.seed), probe, tuple(x0.shape[1:]), int(plan.draws))
+        self._noise = None if noise is None else as_noise(noise, plan, x0)
+
+    def rows(self, first, last):
+        """Rows first … last-1; a number beyond the end starts over (for timing)."""
+        index = torch.arange(first, last) % self.total
+        pair, image = index // self.images, index % self.images
+        column, draw = self._columns[pair // self.draws], pair % self.draws
+        x0 = self._x0.index_select(0, self._send(image))
+        if self._noise is not None and self._noise.ndim == 6:
+            return Rows(x0, self._send(self._noise[draw, column, image]), self._timesteps[column])
+        pairs, place = torch.unique(pair, return_inverse=True)
+        eps = self._send(torch.stack([self._draw(int(p)) for p in pairs]))
+        return Rows(x0, eps.index_select(0, self._send(place)), self._timesteps[column])
+
+    def _draw(self, pair):
+        column, draw = int(self.columns[pair // self.draws]), pair % self.draws
+        if self._noise is not None:
+            return self._noise[draw, column]
+        return self._bank.eps(int(self._timesteps[column]), draw)
+
+    def _send(self, tensor):
+        """To the device; on CUDA pinned, in the background, images channels-last (torch keeps the pinned copy until it was read)."""
+        if not self._on_cuda:
+            return tensor
+        sent = tensor.pin_memory().to(self.device, non_blocking=True)
+        return sent.contiguous(memory_format=torch.channels_last) if sent.ndim == 4 else sent
+
+
+def as_images(x0):
+    """(n,C,H,W) float32 tensor on the CPU. Raises RequestError."""
+    x0 = torch.as_tensor(x0)
+    if x0.ndim != 4 or not len(x0):
+        raise RequestError(f"x0 has the shape {tuple(x0.shape)}. Expected (N,C,H,W) with at least one image.")
+    if not x0.is_floating_point():
+        raise RequestError(f"x0 is {x0.dtype}. Expected floats in model space: pixels k become k / 127.5 - 1.")
+    x0 = x0.detach().to("cpu", torch.float32).contiguous()
+    if not bool(torch.isfinite(x0).all()):
+        raise RequestError("x0 holds NaN or infinity. Expected finite numbers.")
+    return x0
+
+
+def as_noise(noise, plan, x0):
+    """(S,K,C,H,W) or (S,K,n,C,H,W) float32 tensor on the CPU. Raises RequestError."""
+    noise = torch.as_tensor(noise)
+    lengths, image = (plan.draws, len(plan.timesteps)), tuple(x0.shape[1:])
+    if tuple(noise.shape) not in ((*lengths, *image), (*lengths, len(x0), *image)):
+        expected = f"{(*lengths, *image)} (S,K,C,H,W) or {(*lengths, len(x0), *image)} (S,K,N,C,H,W)"
+        raise RequestError(f"noise has the shape {tuple(noise.shape)}. Expected {expected}.")
+    noise = noise.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(noise).all()):
+        raise RequestError("noise holds NaN or infinity. Expected finite numbers.")
+    return noise

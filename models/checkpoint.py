@@ -1,0 +1,85 @@
+"""From a path to a Denoiser: unpack a .zip, ask the formats, say in one line why not.
+
+open_checkpoint(path) -> Denoiser            on the CPU, float32, evaluation mode
+inspect_checkpoint(path) -> CheckpointInfo   what was recognised; no tensor is read, no network built
+"""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from models import formats
+from models.errors import CheckpointError
+from models.safety import safe_unzip
+from models.weights import open_weights
+
+EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/)"
+
+
+def open_checkpoint(path, unpack_into=None, **overrides):
+    """Open a checkpoint of any registered format.
+
+    Args:
+        path: file, folder or .zip.
+        unpack_into: existing folder that keeps an unpacked .zip for the next time (named by its hash); default: a temporary one, removed at once.
+        overrides: settings that the files do not say; none is taken yet.
+    Returns: models.base.Denoiser on the CPU, float32, evaluation mode.
+    Raises: CheckpointError and its children; nothing of the checkpoint is ever executed.
+    """
+    if overrides:
+        raise CheckpointError(
+            f"{', '.join(sorted(overrides))} cannot be set for a diffusers checkpoint. Its configuration files decide: edit scheduler_config.json or config.json."
+        )
+    with _recognised(path, unpack_into) as (checkpoint_format, place):
+        return checkpoint_format.load(place)
+
+
+def inspect_checkpoint(path, unpack_into=None):
+    """What a checkpoint is and how each of its settings was decided, without reading tensors.
+
+    Args and Raises: as open_checkpoint.
+    Returns: models.base.CheckpointInfo.
+    """
+    with _recognised(path, unpack_into) as (checkpoint_format, place):
+        return checkpoint_format.inspect(place)
+
+
+@contextlib.contextmanager
+def _recognised(path, unpack_into):
+    """(format, path to open) for a file, folder or .zip."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path.name} was not found. {EXPECTED}: check the path.")
+    with contextlib.ExitStack() as stack:
+        place = path
+        if path.is_file() and path.suffix.lower() == ".zip":
+            into = unpack_into or stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True))
+            place = safe_unzip(path, into)
+        if place.is_dir():
+            place = _without_wrapping(place)
+        checkpoint_format = formats.recognise(place)
+        if checkpoint_format is None:
+            raise _not_recognised(path, place)
+        yield checkpoint_format, place
+
+
+def _without_wrapping(folder):
+    """The folder itself, or the only folder inside it: most zip programs add one level."""
+    if formats.recognise(folder) is None:
+        inside = [p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX"))]
+        if len(inside) == 1 and inside[0].is_dir() and formats.recognise(inside[0]):
+            return inside[0]
+    return folder
+
+
+def _not_recognised(path, place):
+    """The error for something that no format knows; a weights file is opened far enough to say what it lacks."""
+    if place.is_dir():
+        found = ", ".join(sorted(p.name for p in place.iterdir())[:4]) or "nothing"
+        return CheckpointError(f"{path.name} is not a checkpoint that is known here (found: {found}). {EXPECTED}: give that folder.")
+    if not place.is_file():
+        return CheckpointError(f"{path.name} is not a regular file. {EXPECTED}: check the path.")
+    if place.name in ("model_index.json", "config.json", "scheduler_config.json"):
+        return CheckpointError(f"{path.name} is one file of a checkpoint. {EXPECTED}: give its folder.")
+    count = len(open_weights(place).shapes)  # raises the exact reason for a text file, a pickle with code, a cut file
+    return CheckpointError(f"{path.name} holds {count} tensors but no configuration. {EXPECTED}: give the folder with config.json and scheduler_config.json.")

@@ -1,0 +1,163 @@
+"""Noise schedules in float64 and the conversions between epsilon, x0 and v.
+
+    x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps        t is 0-based: t = 0 is the least noisy
+
+The float32 arrays of diffusers' schedulers are already off by 2e-4 (relative, in 1 - abar_0), so abar is made here in float64 from the
+configuration, by the scheduler's own formula, and only checked against the scheduler's array.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.errors import CheckpointError
+
+RELATIVE_TOLERANCE = 5e-3  # in 1 - abar: above float32's own error (cosine, 4,000 steps: 3e-3), far below any wrong formula
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A discrete noise schedule.
+
+    Attributes:
+        alphas_cumprod: float64 (T,), decreasing, in [0, 1).
+        betas: float64 (T,), 1 - abar_t / abar_(t-1) with abar_(-1) = 1, in (0, 1].
+        timestep_map: int64 (T,), what the network is told for each t (identity unless the schedule is respaced).
+    """
+
+    alphas_cumprod: np.ndarray
+    betas: np.ndarray
+    timestep_map: np.ndarray
+
+    def __len__(self):
+        return len(self.alphas_cumprod)
+
+    @property
+    def snr(self):
+        """float64 (T,), abar / (1 - abar), decreasing."""
+        return self.alphas_cumprod / (1 - self.alphas_cumprod)
+
+    @property
+    def alphas_cumprod_prev(self):
+        """float64 (T,), abar of the schedule's previous, less noisy step; 1 at t = 0."""
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+
+def from_betas(betas):
+    """Schedule from float64 (T,) betas in (0, 1]."""
+    betas = np.asarray(betas, dtype=np.float64)
+    if betas.ndim != 1 or not len(betas) or not np.all((betas > 0) & (betas <= 1)):
+        raise CheckpointError("The noise schedule has betas outside (0, 1]. Expected one number in (0, 1] per timestep: check beta_start, beta_end and trained_betas.")
+    return Schedule(np.cumprod(1 - betas), betas, np.arange(len(betas), dtype=np.int64))
+
+
+def betas_for(config):
+    """float64 (T,) betas of a diffusers scheduler configuration.
+
+    Args:
+        config: dict with num_train_timesteps, beta_schedule, beta_start, beta_end and, where they apply, trained_betas, rescale_betas_zero_snr.
+    Raises: CheckpointError: the schedule's name is unknown.
+    Source: diffusers 0.42 `schedulers/scheduling_ddpm.py` and `scheduling_ddim.py`, in float64 instead of float32.
+    """
+    if config.get("trained_betas") is not None:
+        betas = np.asarray(config["trained_betas"], dtype=np.float64)
+    else:
+        steps = int(config.get("num_train_timesteps", 1000))
+        start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+        name = config.get("beta_schedule", "linear")
+        if name == "linear":
+            betas = np.linspace(start, end, steps)
+        elif name == "scaled_linear":
+            betas = np.linspace(start**0.5, end**0.5, steps) ** 2
+        elif name in ("squaredcos_cap_v2", "cosine"):
+            betas = _betas_for_alpha_bar(lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2, steps)
+        elif name == "laplace":
+            betas = _betas_for_alpha_bar(_laplace_alpha_bar, steps)
+        elif name == "exp":
+            betas = _betas_for_alpha_bar(lambda u: math.exp(-12 * u), steps)
+        elif name == "sigmoid":
+            betas = 1 / (1 + np.exp(-np.linspace(-6, 6, steps))) * (end - start) + start
+        else:
+            raise CheckpointError(
+                f"The scheduler names the beta schedule {str(name)[:40]!r}. "
+                "Expected linear, scaled_linear, squaredcos_cap_v2, sigmoid, laplace, exp or trained_betas: check scheduler_config.json."
+            )
+    return _zero_terminal_snr(betas) if config.get("rescale_betas_zero_snr") else betas
+
+
+def _betas_for_alpha_bar(alpha_bar, steps, max_beta=0.999):
+    edges = np.array([alpha_bar(i / steps) for i in range(steps + 1)])
+    return np.minimum(1 - edges[1:] / edges[:-1], max_beta)
+
+
+def _laplace_alpha_bar(u):
+    """diffusers' "laplace" transform: abar = sqrt(snr / (1 + snr)) with log snr following a Laplace quantile."""
+    log_snr = -0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * abs(0.5 - u) + 1e-6)
+    snr = math.exp(log_snr)
+    return math.sqrt(snr / (1 + snr))
+
+
+def _zero_terminal_snr(betas):
+    """Shift and scale sqrt(abar) so that it ends at 0 (Lin et al. 2023, algorithm 1)."""
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    abar = root**2
+    return 1 - np.append(abar[0], abar[1:] / np.maximum(abar[:-1], np.finfo(np.float64).tiny))
+
+
+def check_against(schedule, scheduler_alphas_cumprod):
+    """Raise CheckpointError unless the scheduler's own float32 array agrees to RELATIVE_TOLERANCE in 1 - abar."""
+    theirs = 1 - np.asarray(scheduler_alphas_cumprod, dtype=np.float64)
+    ours = 1 - schedule.alphas_cumprod
+    if theirs.shape != ours.shape or not np.max(np.abs(theirs - ours) / ours) <= RELATIVE_TOLERANCE:
+        raise CheckpointError("The scheduler's noise levels do not follow its own configuration. Expected one of diffusers' beta schedules: check scheduler_config.json.")
+
+
+def per_image(values, t, like):
+    """values[t] as a tensor that multiplies `like`.
+
+    Args:
+        values: float64 (T,); t: int64 (N,) tensor; like: (N,C,H,W) tensor that gives dtype and device.
+    Returns: (N,1,1,1) tensor, rounded once from float64.
+    """
+    picked = torch.as_tensor(values, dtype=torch.float64)[t.cpu()]
+    return picked.to(device=like.device, dtype=like.dtype, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def q_sample(schedule, x0, t, eps):
+    """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps; x0, eps: (N,C,H,W); t: int64 (N,)."""
+    abar = schedule.alphas_cumprod
+    return per_image(np.sqrt(abar), t, x0) * x0 + per_image(np.sqrt(1 - abar), t, x0) * eps
+
+
+def to_eps_and_x0(schedule, output, xt, t, prediction_type):
+    """Network output -> (eps_hat, x0_hat), both (N,C,H,W), neither clamped.
+
+    Args:
+        output: (N,C,H,W), what the network predicts; xt: (N,C,H,W); t: int64 (N,); prediction_type: "epsilon", "v_prediction" or "sample".
+    Source: Ho et al. 2020 eq. 15 (epsilon); Salimans & Ho 2022, appendix D (v = sqrt(abar) eps - sqrt(1-abar) x0).
+    """
+    a = per_image(np.sqrt(schedule.alphas_cumprod), t, xt)
+    s = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, xt)
+    if prediction_type == "epsilon":
+        return output, (xt - s * output) / a
+    if prediction_type == "v_prediction":
+        return a * output + s * xt, a * xt - s * output
+    if prediction_type == "sample":
+        return (xt - a * output) / s, output
+    raise CheckpointError(f"prediction_type is {str(prediction_type)[:40]!r}. Expected epsilon, v_prediction or sample: check scheduler_config.json.")
+
+
+def training_target(schedule, x0, eps, t, prediction_type):
+    """What a network of that prediction type is trained to return, (N,C,H,W)."""
+    if prediction_type == "epsilon":
+        return eps
+    if prediction_type == "sample":
+        return x0
+    if prediction_type == "v_prediction":
+        a = per_image(np.sqrt(schedule.alphas_cumprod), t, x0)
+        s = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0)
+        return a * eps - s * x0
+    raise CheckpointError(f"prediction_type is {str(prediction_type)[:40]!r}. Expected epsilon, v_prediction or sample.")

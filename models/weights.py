@@ -1,0 +1,273 @@
+"""Reading weights: safetensors by its header, pickles only through torch's restricted loader, never a looser one.
+
+open_weights(path) -> Weights        names, shapes, dtypes; no tensor is read
+load_into(network, weights, ...)     compares with a network on the meta device, then reads, as float32, and refuses NaN
+"""
+
+import argparse
+import json
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.errors import CheckpointError, UnsafeCheckpoint
+from models.safety import shown, size_pair
+
+MINIMUM_TORCH = (2, 10)  # weights_only was broken before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+OTHER_DTYPES = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# What a training script leaves beside its tensors; none of them runs anything when built. Not extendable by a user.
+ALLOWED_GLOBALS = [argparse.Namespace, OrderedDict, np._core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"))]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One weights file, described before it is read.
+
+    Attributes:
+        name: file name; shapes: {tensor name: shape}; dtypes: {tensor name: safetensors' dtype name}.
+        tensors: callable that yields (name, tensor) on the CPU, one at a time.
+    """
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
+
+
+def open_weights(path):
+    """Describe a .safetensors, .bin, .pt, .pth or .ckpt file.
+
+    Raises: CheckpointError: damaged, a text file, no flat set of tensors; UnsafeCheckpoint: a pickle that holds or runs more than tensors.
+    """
+    path = Path(path)
+    _refuse_text(path)
+    return _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
+
+
+def parameter_count(weights):
+    """Numbers in all tensors."""
+    return sum(int(np.prod(shape, dtype=object)) for shape in weights.shapes.values())
+
+
+def _refuse_text(path):
+    try:
+        with open(path, "rb") as handle:
+            start = handle.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read ({error.strerror}). Expected a weights file: check its permissions.") from None
+    if not start:
+        raise CheckpointError(f"{path.name} is empty. The copy failed: copy it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path.name} is a Git LFS pointer, not the weights. Fetch them with `git lfs pull`.")
+    if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in start) and _is_utf8(start):
+        raise CheckpointError(f"{path.name} is a text file. Expected weights (.safetensors): give the checkpoint's folder or .zip.")
+
+
+def _is_utf8(start):
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data" and error.start > len(start) - 4  # a character cut by the end of the block
+    return True
+
+
+def safetensors_header(path):
+    """{tensor name: (dtype name, shape)} of a .safetensors file, after checking that the header describes exactly the bytes that follow.
+
+    Raises: CheckpointError: cut short, or a header that contradicts the file.
+    Source: the safetensors format: uint64 header length, JSON header, tensors without gaps.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path.name} does not begin with a safetensors header. Expected tensors only: save it with safetensors.torch.save_file and add it again.")
+        if 8 + length > size:
+            have, want, unit = size_pair(size, 8 + length)
+            raise CheckpointError(f"{path.name} ends inside its header, after {have} of {want} {unit}. The copy was cut short: copy it again.")
+        raw = handle.read(length)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        entries = {str(name): _entry(entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path.name} has a damaged safetensors header. Expected name, dtype, shape and offsets of each tensor: copy the file again.") from None
+    position = 0
+    for name, (_, _, (begin, end)) in sorted(entries.items(), key=lambda item: item[1][2]):
+        if begin != position:
+            raise CheckpointError(f"{path.name} has a header that does not fit itself at {shown(name)}. Expected tensors one after the other: save it again with safetensors.")
+        position = end
+    if size < 8 + length + position:
+        have, want, unit = size_pair(size, 8 + length + position)
+        raise CheckpointError(f"{path.name} ends after {have} of {want} {unit}. The copy was cut short: copy it again.")
+    if size > 8 + length + position:
+        raise CheckpointError(f"{path.name} holds {size - 8 - length - position} bytes beyond its tensors. Expected none: copy it again.")
+    return {name: (dtype, shape) for name, (dtype, shape, _) in entries.items()}
+
+
+def _entry(entry):
+    """(dtype, shape, (begin, end)) of one header entry; ValueError when its numbers contradict each other."""
+    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)) or len(shape) > 16:
+        raise ValueError("sizes")
+    item = (FLOATS | OTHER_DTYPES)[dtype]
+    if end - begin != item * int(np.prod(shape, dtype=object)):
+        raise ValueError("length")
+    return dtype, shape, (begin, end)
+
+
+def _safetensors(path):
+    header = safetensors_header(path)
+
+    def tensors():
+        import safetensors
+
+        try:
+            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+                for name in header:
+                    yield name, file.get_tensor(name)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path.name} is not readable ({shown(str(error))}). Save it again with safetensors.") from None
+
+    return Weights(path.name, {n: shape for n, (_, shape) in header.items()}, {n: dtype for n, (dtype, _) in header.items()}, tensors)
+
+
+def _pickled(path):
+    content = _restricted_load(path)
+    if not isinstance(content, dict) or not content or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
+        inside = ", ".join(shown(str(k), 20) for k in list(content)[:4]) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(
+            f"{path.name} holds no flat set of named tensors (found: {inside or 'nothing'}). "
+            "Save the network alone with safetensors.torch.save_file(model.state_dict(), …) and add it again."
+        )
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path.name}: {shown(name)} claims more numbers than the file holds. Expected dense tensors: save it again with safetensors.")
+    dtypes = {n: TORCH_DTYPES.get(t.dtype, str(t.dtype).removeprefix("torch.")) for n, t in content.items()}
+    return Weights(path.name, {n: tuple(t.shape) for n, t in content.items()}, dtypes, lambda: iter(content.items()))
+
+
+def _restricted_load(path):
+    """torch.load(weights_only=True) with the fixed allow-list; the archive is gated before torch sees it."""
+    if tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2]) < MINIMUM_TORCH:
+        raise CheckpointError(f"torch {torch.__version__} can run code from a pickle. Expected 2.10 or newer for {path.name}: update torch or save the weights as safetensors.")
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _gate_archive(path)
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)  # mmap: no tensor is read before the shapes were compared
+    except pickle.UnpicklingError as error:
+        raise _unsafe(path, is_zip, str(error)) from None
+    # A damaged or hostile pickle can raise nearly anything; none of it ran, because only torch's restricted loader is used.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path.name} is not a readable torch file ({error.__class__.__name__}). It may be cut short: copy it again, or save the weights as safetensors."
+        ) from None
+
+
+def _gate_archive(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise CheckpointError(f"{path.name} is a damaged torch file. It may be cut short: copy it again.") from None
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise UnsafeCheckpoint(
+                f"{path.name} holds compressed entries ({shown(info.filename)}), which torch never writes, and was not opened. Save it again with safetensors.torch.save_file."
+            )
+    if sum(info.file_size for info in infos) > os.path.getsize(path):
+        raise UnsafeCheckpoint(f"{path.name} claims more bytes than it has and was not opened. Save it again with safetensors.torch.save_file.")
+
+
+def _unsafe(path, is_zip, message):
+    """The error for a pickle that torch's restricted loader refused, with the names of what it wanted."""
+    names = []
+    if is_zip:
+        try:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except Exception:  # a pickle that does not even list; the loader's own message names the first
+            names = []
+    if not names:
+        names = re.findall(r"GLOBAL ([\w.]+)", message)
+    allowed = {f"{c.__module__}.{c.__qualname__}" for c in ALLOWED_GLOBALS if hasattr(c, "__qualname__")}
+    names = [shown(n, 50) for n in dict.fromkeys(names) if n not in allowed][:3]
+    if not names and not re.search("GLOBAL|Can only", message):  # noise, not objects
+        return CheckpointError(
+            f"{path.name} is not a checkpoint that torch can read. Expected tensors only: save it with safetensors.torch.save_file(model.state_dict(), …) and add it again."
+        )
+    held = f" ({', '.join(names)})" if names else ""
+    return UnsafeCheckpoint(
+        f"{path.name} holds Python objects{held} and was not opened. Expected tensors only. Save it with safetensors.torch.save_file(model.state_dict(), …) and add it again."
+    )
+
+
+def load_into(network, weights, rename=lambda name: name):
+    """Fill a network that was built on the meta device, as float32 on the CPU.
+
+    Names and shapes are compared first, so a configuration that asks for terabytes is refused before anything is allocated.
+
+    Args:
+        network: torch module on the meta device; weights: Weights; rename: file's tensor name -> the network's.
+    Returns: the network, no parameter on meta, gradients off.
+    Raises: CheckpointError naming the first tensor that differs, is not of a float type, or holds NaN or infinity.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    names = {rename(name): name for name in weights.shapes}
+    for name, shape in wanted.items():
+        if name not in names:
+            raise CheckpointError(f"{weights.name} has no tensor {name}, which config.json asks for. Expected weights and configuration of one model: copy both again.")
+        if weights.shapes[names[name]] != shape:
+            raise CheckpointError(
+                f"{weights.name} and config.json disagree: {name} is {_times(weights.shapes[names[name]])} in the weights, {_times(shape)} by the configuration. "
+                "Expected files of one model: copy both again."
+            )
+    if extra := sorted(set(names) - set(wanted)):
+        raise CheckpointError(f"{weights.name} holds {shown(extra[0])}, which config.json has no place for. Expected weights and configuration of one model: copy both again.")
+    for name, dtype in weights.dtypes.items():
+        if dtype not in FLOATS:
+            raise CheckpointError(f"{weights.name}: {shown(name)} is {shown(dtype)}. Expected float32, float16 or bfloat16 weights: save the model unquantised.")
+    state = {}
+    for name, tensor in weights.tensors():
+        state[rename(name)] = tensor.to(torch.float32, copy=True).contiguous()  # a copy: the file may change or go away under a memory map
+        if not bool(torch.isfinite(state[rename(name)]).all()):
+            raise CheckpointError(f"{weights.name}: {shown(name)} holds NaN or infinity. Expected finite weights: use an earlier checkpoint of this training.")
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.requires_grad_(False)
+
+
+def _times(shape):
+    return " x ".join(str(n) for n in shape) or "a single number"
+
+
+def convert_to_safetensors(path, into):
+    """Write the tensors of a pickle as safetensors, once, so that no later load unpickles.
+
+    Args: path: .bin, .pt, .pth or .ckpt with a flat set of named tensors; into: folder.
+    Returns: Path of into/STEM.safetensors, written whole or not at all.
+    Raises: CheckpointError, UnsafeCheckpoint.
+    """
+    from safetensors.torch import save_file
+
+    path, into = Path(path), Path(into)
+    weights = open_weights(path)
+    target = into / f"{path.stem}.safetensors"
+    tmp = target.with_suffix(".tmp")
+    save_file({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.tensors()}, tmp)
+    os.replace(tmp, target)
+    return target

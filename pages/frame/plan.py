@@ -1,0 +1,291 @@
+"""What page New audit says about a checkpoint, two sets and a price. Only `st.text`, tables and constants: names come from outside."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections import Counter
+
+import pandas as pd
+import streamlit as st
+
+from audit import format as fmt
+from audit.glossary import GLOSSARY
+from audit.stats.power import CRITICAL_Z_PLANNED, images_needed, planned_mda
+
+FEW = 20  # images a side below which only enormous leaks show
+LEAST = 10  # the driver refuses fewer
+EXAMPLE_MDA = 0.55
+TO_LOOK_AT = ("inferred", "default", "self-test")  # decided_by values that no file vouches for
+SHARED_PROBES = frozenset({"noised"})  # the loss grid, which every audit measures
+THREAT_HELP = " ".join(f"{word}: {GLOSSARY[word]}" for word in ("white-box", "gray-box", "black-box"))
+CONFIDENCE = {"certain": ("certain", "check_circle", "blue"), "likely": ("likely: check the marked rows", "help", "orange")}
+
+
+def line(key, icon, text):
+    """One line with an icon before it: `text` may hold names from outside. Args: icon: Material name, a constant."""
+    colour = {"check_circle": ":blue", "warning": ":orange", "error": ":red"}.get(icon, ":gray")
+    with st.container(horizontal=True, wrap=False, gap="small", key=f"line_{key}"):
+        st.markdown(f"{colour}[:material/{icon}:]", width="content")
+        st.text(text, width="stretch")
+
+
+def recognised(info, problem):
+    """Head of the panel of step 1. Args: info: CheckpointInfo as a dict, or None; problem: why there is none, or ""."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.subheader("Recognised", anchor=False, width="content")
+        if info:
+            with st.container(key="name_format", width="content"):
+                st.text(info["format"])
+            word, icon, colour = CONFIDENCE.get(info["confidence"], CONFIDENCE["likely"])
+            st.badge(word, icon=f":material/{icon}:", color=colour)
+        elif problem:
+            st.badge("not recognised", icon=":material/error:", color="gray")
+    if problem:
+        line("checkpoint_error", "error", problem)
+    elif not info:
+        st.text("What the files say, and which file said it, appears here.")
+
+
+def settings_rows(info):
+    """Rows setting | value | from of a recognised checkpoint; those that no file vouches for are marked in `from`."""
+    shape = " × ".join(str(side) for side in info["image_shape"])
+    rows = [
+        {"setting": "network", "value": f"{info['architecture']}, {fmt.millions(info['parameters'])} parameters", "from": info["files"][0] if info["files"] else "the weights"},
+        {"setting": "image shape", "value": shape, "from": "the network's configuration"},
+        {"setting": "weights", "value": {"ema": "EMA", "raw": "raw", "only": "the only ones"}.get(info["weights"], info["weights"]), "from": "the files"},
+        {"setting": "SHA-256", "value": fmt.fingerprint(info["sha256"]), "from": "the files used"},
+    ]
+    for setting in info["settings"]:
+        mark = " · check" if setting["decided_by"] in TO_LOOK_AT else ""
+        rows.append({"setting": setting["name"], "value": str(setting["value"]), "from": setting["decided_by"] + mark})
+    return rows + [{"setting": name, "value": "not said by the files", "from": "missing · check"} for name in info["missing"]]
+
+
+def settings(info):
+    """The table of what was decided by which file."""
+    rows = settings_rows(info)
+    alt = "Settings of the checkpoint: name, value, and the file that each came from"
+    widths = {"setting": st.column_config.TextColumn(width=110), "value": st.column_config.TextColumn(width=210)}
+    st.dataframe(pd.DataFrame(rows), hide_index=True, height=min(36 * (len(rows) + 1), 400), key="new_settings", alt=alt, column_config=widths)
+
+
+def self_test_words(result):
+    """(icon, sentence) of a self-test result {passed, error, baseline, per_t, hint}; the baseline is what an untrained network amounts to."""
+    baseline = fmt.number(result["baseline"], 2)
+    error = "not a number" if result["error"] is None else fmt.number(result["error"])
+    if result["passed"]:
+        return "check_circle", f"Self-test passed. Denoising error {error} on your images; an untrained network has {baseline}."
+    worse = result["error"] is None or result["error"] >= 0.9 * result["baseline"]  # a misread prediction type may still beat the baseline a little
+    verdict = "no better than an untrained network" if worse else f"an untrained network has {baseline}"
+    return "error", f"Self-test failed. Denoising error {error}, {verdict}. {result.get('hint') or ''}".strip()
+
+
+def self_test(result, pending):
+    """One line; without images it says when it will run, and nothing while it runs."""
+    if result is None and pending:
+        return
+    if result is None:
+        line("self_test", "info", "Self-test: runs once images are chosen, before any long computation.")
+    else:
+        line("self_test", *self_test_words(result))
+
+
+def input_check_lines(images):
+    """[(icon, sentence)] of what was found in the two sets. Args: images: the `images` part of a check."""
+    channels = {1: "grey", 3: "RGB"}
+    total = images["members"] + images["nonmembers"]
+    shape = images.get("shape")
+    what = f", used as {shape[1]} × {shape[2]} {channels.get(shape[0], f'{shape[0]} channels')}" if shape else ""
+    both = f"{fmt.count(images['members'])} members and {fmt.count(images['nonmembers'])} non-members"
+    if not images.get("complete", True):
+        return [("info", f"{both} found by their names{what}. Sets this large are read when the audit runs, which names what it leaves out.")]
+    lines = [("check_circle", f"{both} read, {fmt.count(total)} in all{what}")]
+    left_out = images.get("left_out") or []
+    if left_out:
+        reasons = Counter(entry["reason"] for entry in left_out)
+        lines.append(("warning", f"{fmt.count(len(left_out))} left out: " + ", ".join(f"{fmt.count(n)} {reason}" for reason, n in reasons.most_common(3))))
+    else:
+        lines.append(("check_circle", "Every file was read"))
+    exact = (images.get("duplicates") or {}).get("exact") or 0
+    if exact:
+        lines.append(("warning", f"{fmt.count(exact)} exact duplicates: kept once inside a set, left out of both when in both"))
+    else:
+        lines.append(("check_circle", "No exact duplicates"))
+    least = min(images["members"], images["nonmembers"])
+    if LEAST <= least < FEW:
+        lines.append(("warning", f"{least} images a side can show only a leak above AUC {fmt.auc(planned_mda(*halves(images['members'], images['nonmembers'])))}."))
+    return lines
+
+
+def input_checks(images):
+    """The list, and the names of what was left out."""
+    for number, (icon, text) in enumerate(input_check_lines(images)):
+        line(f"input_{number}", icon, text)
+    if images.get("left_out"):
+        with st.expander("Names of the files left out"):
+            st.dataframe(pd.DataFrame(images["left_out"])[["path", "set", "reason"]], hide_index=True, height="auto", key="new_left_out", alt="Files left out: name, set, reason")
+
+
+def halves(members, nonmembers):
+    """Images a class in the evaluation half."""
+    return max(1, members // 2), max(1, nonmembers // 2)
+
+
+def power_lines(members, nonmembers):
+    """Sentences on what the evaluation half can show. Args: members, nonmembers: images read."""
+    m, n = halves(members, nonmembers)
+    lines = [f"A leak of AUC {fmt.auc(planned_mda(m, n))} or more would be found in 4 audits of 5."]
+    resolvable, coarse, never = [], [], []
+    for target, needed in fmt.LOWER_BOUND_FROM_N.items():
+        (resolvable if n >= needed else coarse if n >= 1 / target else never).append(fmt.fpr(target))
+    if resolvable:
+        lines.append(f"TPR with a lower bound at {' and '.join(resolvable)} FPR.")
+    if coarse:
+        lines.append(f"Only a coarse TPR at {' and '.join(coarse)} FPR.")
+    if never:
+        lines.append(f"No TPR at {' and '.join(never)} FPR: not resolvable with n = {fmt.count(n)}.")
+    side = images_needed(EXAMPLE_MDA, CRITICAL_Z_PLANNED)
+    if min(m, n) < side:
+        lines.append(f"For AUC {fmt.auc(EXAMPLE_MDA)}: {fmt.count(2 * side)} images a side, half of them held out.")
+    return lines
+
+
+def power(members, nonmembers):
+    """The block "What these images can show"."""
+    m, n = halves(members, nonmembers)
+    st.subheader(f"What {fmt.count(m)} + {fmt.count(n)} held-out images can show", anchor=False, help=GLOSSARY["smallest visible leak"])
+    with st.container(key="points_power", gap="xxsmall"):
+        for text in power_lines(members, nonmembers):
+            st.text(text)
+
+
+def checkpoint_reason(chosen, answers):
+    """Why step 1 is not ready, or ""."""
+    if not chosen["checkpoint"].path:
+        return "Choose a checkpoint first."
+    if answers.problem("checkpoint"):
+        return "This checkpoint cannot be audited."
+    return "" if answers.part("checkpoint") else "The checkpoint has not been read yet."
+
+
+def images_reason(chosen, answers):
+    """Why step 2 is not ready, or ""."""
+    for key, what in (("members", "members"), ("nonmembers", "non-members")):
+        if not chosen[key].path:
+            return f"Choose a folder of {what} first."
+    if answers.problem("images"):
+        return "These sets cannot be audited."
+    return "" if answers.part("images") else "The images have not been read yet."
+
+
+def start_reason(chosen, answers, used, name, price, config):
+    """Why the audit cannot start, or "". A price that is still being measured is no reason."""
+    for key, what in (("checkpoint", "a checkpoint"), ("members", "a folder of members"), ("nonmembers", "a folder of non-members")):
+        if not chosen[key].path:
+            return f"Choose {what} first."
+    if problem := answers.problem("checkpoint") or answers.problem("images"):
+        return problem
+    result = answers.part("self_test")
+    if result and not result["passed"]:
+        return self_test_words(result)[1]
+    if not used:
+        return "Choose at least one attack."
+    if not name:
+        return "Give the audit a name."
+    if price and price["disk_bytes"] > (free := shutil.disk_usage(config.home).free):
+        return f"Disk: {fmt.size(free)} free, this audit writes {fmt.size(price['disk_bytes'])}. Free space or set AUDIT_HOME elsewhere."
+    return ""
+
+
+def new_calls(card):
+    """`0 calls, shared` for an attack that only reads the loss grid, else the probes it adds."""
+    extra = sorted(set(card.probes) - SHARED_PROBES)
+    return ", ".join(extra) if extra else "0 calls, shared"
+
+
+def attack_table(attacks):
+    """Each attack: use it or not, its threat model, new calls per image, time here. Args: attacks: registry.
+
+    Two lines an attack, because four columns do not fit beside the price on a small screen; a real checkbox, for one click and for the keyboard.
+    Returns: canonical names of those ticked, in the registry's order.
+    """
+    used = []
+    with st.container(border=True, gap="small", key="attack_table"):
+        st.caption("Attack · threat model · new calls per image · time here", help=THREAT_HELP)
+        for name, attack in attacks.items():
+            card = attack.card
+            with st.container(gap=None, key=f"attack_row_{name}"):
+                if st.checkbox(card.title, value=True, key=f"new_use_{name}", persist_state="session"):
+                    used.append(name)
+                with st.container(key=f"small_attack_{name}"):
+                    st.text(f"{card.threat_model} · {new_calls(card)} · {'no extra time' if set(card.probes) <= SHARED_PROBES else 'time in the price'}")
+    return tuple(used)
+
+
+def attack_cards(attacks):
+    """One attack's card: equation, source, settings, probes, weaknesses."""
+    with st.expander("What an attack does", icon=":material/style:"):
+        titles = {name: attack.card.title for name, attack in attacks.items()}
+        name = st.selectbox("Attack", list(titles), format_func=titles.get, key="new_card", label_visibility="collapsed")
+        card = attacks[name].card
+        parts = {
+            "Score": card.equation, "Source": card.source, "Differs from the source": card.differs, "Measured by": ", ".join(card.probes),
+            "Settings": "; ".join(f"{s.name}: {s.about}" for s in card.settings), "Known weaknesses": "; ".join(card.weaknesses),
+        }
+        for label, text in parts.items():
+            if text:
+                st.caption(label)
+                st.text(text)
+
+
+def price_tiles(config, price):
+    """[(label, value, small line)] of the price card."""
+    spread = round(100 * (price["high"] - price["low"]) / 2 / price["seconds"]) if price["seconds"] else 25
+    memory = total_memory()
+    return [
+        (f"time on {device_words(price['device'])}", fmt.duration(price["seconds"]), f"± {spread}\u202f%, measured"),
+        ("model calls", fmt.count(price["model_calls"]), f"{fmt.count(price['calls_per_image'])} per image"),
+        ("memory", fmt.size(price["memory_bytes"]), f"of {fmt.size(memory)}" if memory else "of this machine"),
+        ("disk", fmt.size(price["disk_bytes"]), f"of {fmt.size(shutil.disk_usage(config.home).free)} free"),
+    ]
+
+
+def price(config, priced):
+    """Four numbers with what each stands beside."""
+    with st.grid(2, min_column_width=128):
+        for label, value, small in price_tiles(config, priced):
+            st.metric(label, value, small, delta_color="off", delta_arrow="off")
+
+
+def device_words(device):
+    """`this CPU` or `this GPU`. Args: device: of a price, "CPU, 2 cores" or "cuda"."""
+    return "this CPU" if str(device).lower().startswith("cpu") else "this GPU"
+
+
+def total_memory():
+    """Bytes of memory of this machine, or None where the system does not tell."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:  # Windows
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def default_name(choice):
+    """A run's name from what the user calls the checkpoint."""
+    return choice.name.removesuffix(".zip")[:80] or "audit"
+
+
+def name_key(choice):
+    """Key of the name's input: another checkpoint brings its own default, and a typed name survives a change of step."""
+    return f"new_name_{hash(choice.path)}"
+
+
+def command(chosen, preset, attacks):
+    """The same audit on the command line, quoted for this system's shell."""
+    flags = [(f"--{key}", chosen[key].path) for key in ("checkpoint", "members", "nonmembers")]
+    flags += [("--preset", preset)] + ([("--attacks", ",".join(attacks))] if attacks else [])
+    start = ("python", "-m", "audit", "run")
+    if os.name == "nt":
+        return subprocess.list2cmdline([*start, *(word for flag in flags for word in flag)])
+    return " \\\n  ".join(shlex.join(part) for part in (start, *flags))

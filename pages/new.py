@@ -1,0 +1,206 @@
+"""Start an audit: a checkpoint, two sets of images, and what it will cost."""
+# ruff: noqa: E402  (the guard comes before every other import)
+
+from pages.frame import guard
+
+guard()
+
+import streamlit as st
+
+from audit.attacks import ATTACKS
+from audit.errors import AuditError
+from audit.jobs.submit import submit_audit
+from audit.presets import PRESETS
+from audit.request import Request
+from pages.frame import checks, go, heading, intake, notice, start_demo
+from pages.frame import config as settings
+from pages.frame import plan as words
+
+STEPS = {"checkpoint": "1 Checkpoint", "images": "2 Images", "price": "3 Attacks and price"}
+PRESET_LABELS = {"quick": "Quick · 20 timesteps", "standard": "Standard · 50", "thorough": "Thorough · all"}
+
+
+def main():
+    """The demo's banner, the three steps, and the one that the URL names."""
+    config = settings()
+    if st.session_state.pop("new_started", False):
+        go("runs")
+    heading("New audit", "What to audit, with which images, and what it will cost.")
+    _demo_banner()
+    step = _steps()
+    preset = st.session_state.get("new_preset_kept", "standard")
+    if step == "price":
+        columns = st.columns([1.15, 1], gap="medium")
+        with columns[0]:
+            preset, used = _preset(), _attacks()
+        _price(config, columns[1], preset, used)
+        return
+    left, right = st.columns([1, 1.1], gap="large")
+    if step == "checkpoint":
+        with left:
+            _choose(config, intake.CHECKPOINT, "checkpoint", "Where is it", "A diffusers folder (or a .zip of one): model_index.json, or config.json beside scheduler_config.json.")
+        with right, st.container(border=True, key="check_checkpoint"):
+            _recognised(config, checks.follow(config, checks.payload(_choices(), preset, ())))
+    else:
+        with left:
+            _choose(config, intake.IMAGES, "members", "Members - were trained on", "A folder, .zip or .npz of images that the model was trained on.")
+            help = "A folder, .zip or .npz of images from the same source that the model never saw."
+            _choose(config, intake.IMAGES, "nonmembers", "Non-members - same source, never trained on", help)
+        with right, st.container(border=True, key="check_images"):
+            _inputs(config, checks.follow(config, checks.payload(_choices(), preset, ())))
+
+
+def _demo_banner():
+    with st.container(border=True, key="new_demo"):
+        words_, button = st.columns([3, 1], vertical_alignment="center")
+        about = "The bundled demo audits a leaky model and its well-behaved twin on real images. About 2 minutes on this CPU, no network."
+        words_.markdown(f"**No checkpoint at hand?** {about}")
+        if button.button("Run the demo", icon=":material/play_circle:", key="new_run_demo", width="stretch"):
+            start_demo()
+
+
+def _steps():
+    """The step that the URL names; anything else there is the first one."""
+    step = st.query_params.get("step")
+    step = step if step in STEPS else "checkpoint"
+    st.session_state["new_step"] = step  # the URL leads: a link or Back may have changed it
+    look = {"label_visibility": "collapsed", "width": "stretch", "wrap": True}
+    st.segmented_control("Step", list(STEPS), format_func=STEPS.get, key="new_step", required=True, on_change=_step_chosen, **look)
+    return step
+
+
+def _step_chosen():
+    _to_step(st.session_state["new_step"])
+
+
+def _to_step(step):
+    st.query_params["step"] = step
+
+
+def _choices():
+    return {key: intake.choice_of(key) for key in ("checkpoint", "members", "nonmembers")}
+
+
+def _choose(config, kind, key, label, help):
+    choice = intake.choose(config, kind, key, label, help)
+    if choice.problem:
+        notice(f"choice_{key}", "warning", choice.problem)
+
+
+def _next(label, step, reason):
+    """The button to the next step; disabled, with the reason beside it, until this one is ready."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        look = {"icon": ":material/arrow_forward:", "icon_position": "right", "type": "secondary" if reason else "primary"}
+        st.button(label, disabled=bool(reason), key=f"new_next_{step}", on_click=_to_step, args=(step,), **look)
+        if reason:
+            with st.container(key=f"small_reason_{step}", width="stretch"):
+                st.text(reason)
+
+
+def _recognised(config, answers):
+    info, problem = answers.part("checkpoint"), answers.problem("checkpoint")
+    words.recognised(info, problem)
+    if info:
+        words.settings(info)
+        words.self_test(answers.part("self_test"), answers.pending)
+    if _choices()["checkpoint"].path:
+        checks.waiting(config, answers, "Measuring …" if info else "Reading the checkpoint …")
+    _next("Next: images", "images", words.checkpoint_reason(_choices(), answers))
+
+
+def _inputs(config, answers):
+    st.subheader("Input checks", anchor=False)
+    chosen = _choices()
+    images, problem = answers.part("images"), answers.problem("images")
+    if problem:
+        words.line("images_error", "error", problem)
+    elif images:
+        words.input_checks(images)
+        words.self_test(answers.part("self_test"), answers.pending)
+        words.power(images["members"], images["nonmembers"])
+    elif chosen["members"].path and not chosen["nonmembers"].path:
+        words.line("one_class", "warning", "Only members were given. Without non-members there is no ROC and no verdict: add a folder of non-members.")
+    elif chosen["nonmembers"].path and not chosen["members"].path:
+        words.line("one_class", "warning", "Only non-members were given. Without members there is no ROC and no verdict: add a folder of members.")
+    elif not chosen["members"].path:
+        st.text("What is found in the two sets appears here.")
+    elif not chosen["checkpoint"].path:
+        st.text("Choose a checkpoint too: its image shape decides how the images are read.")
+    elif answers.problem("checkpoint"):
+        words.line("no_shape", "warning", "The checkpoint cannot be read, so the images were not.")
+    if all(choice.path for choice in chosen.values()):
+        checks.waiting(config, answers, "Measuring …" if images else "Reading the images …")
+    _next("Next: attacks and price", "price", words.images_reason(chosen, answers))
+
+
+def _preset():
+    names = list(PRESETS)
+    preset = st.segmented_control(
+        "Preset",
+        names,
+        default="standard",
+        format_func=lambda name: PRESET_LABELS.get(name, name),
+        required=True,
+        key="new_preset",
+        width="stretch",
+        wrap=True,
+        persist_state="session",
+        help="How many timesteps of the schedule are measured, and with how many noise draws each: quick 2, standard 4, thorough 2.",
+    )
+    st.session_state["new_preset_kept"] = preset
+    return preset
+
+
+def _attacks():
+    """The attack table and the cards behind it. Returns canonical names."""
+    used = words.attack_table(ATTACKS)
+    st.caption("The loss grid is measured once, however many attacks share it.")
+    words.attack_cards(ATTACKS)
+    return used
+
+
+def _price(config, column, preset, used):
+    chosen, attacks = _choices(), () if set(used) == set(ATTACKS) else used  # all of them is what a request without names means
+    answers = checks.follow(config, checks.payload(chosen, preset, attacks))
+    price = answers.part("price")
+    with column, st.container(border=True, key="check_price"):
+        st.subheader("Price", anchor=False)
+        if price:
+            words.price(config, price)
+        elif not all(choice.path for choice in chosen.values()):
+            st.text("Measured on this machine once a checkpoint and both sets are chosen.")
+        elif answers.pending or answers.error or answers.job.state != "done":
+            checks.waiting(config, answers, "Measuring on two batches …")
+        else:
+            st.text("Nothing was measured: the checkpoint or the sets cannot be audited, or the device is busy.")
+        name_key = words.name_key(chosen["checkpoint"])
+        name = st.text_input("Name", max_chars=80, key=name_key, value=words.default_name(chosen["checkpoint"]), persist_state="session").strip()
+        reason = words.start_reason(chosen, answers, used, name, price, config)
+        look = {"icon": ":material/play_arrow:", "type": "secondary" if reason else "primary", "width": "stretch"}
+        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen, name_key, preset, attacks), **look)
+        if error := st.session_state.pop("new_error", None):
+            notice("start", "error", error)
+        if reason:
+            with st.container(key="small_reason_start"):
+                st.text(reason)
+        if all(choice.path for choice in chosen.values()):
+            st.caption("Same as:")
+            st.code(words.command(chosen, preset, attacks), language="bash", wrap_lines=True)
+
+
+def _start(config, chosen, name_key, preset, attacks):
+    """Look at every path once more and write the row; a second click finds the first row.
+
+    A callback, so that the click also counts in the first run after the server was started again, which only brings the frame.
+    """
+    try:
+        paths = {key: intake.checked_again(config, choice) for key, choice in chosen.items()}
+        _, created = submit_audit(config, Request(**paths, name=st.session_state[name_key].strip(), preset=preset, attacks=attacks))
+    except AuditError as error:
+        st.session_state["new_error"] = str(error)
+        return
+    st.session_state["runs_toast"] = "Audit started" if created else "This audit was on its way already"
+    st.session_state["new_started"] = True
+
+
+main()

@@ -1,0 +1,34 @@
+"""One trained tiny checkpoint with its two sets, shared by the tests of jobs."""
+
+import pytest
+
+from audit.config import load
+from audit.request import Request
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """{"checkpoint", "members", "nonmembers"}: paths."""
+    from tests.jobs.pair import make_pair
+
+    return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def request_for(pair):
+    """Makes a Request on the pair; keywords change it."""
+
+    def make(**changes):
+        return Request(**{**pair, "name": "tiny", "preset": "quick", "timesteps": 5, "draws": 1, "device": "cpu", "batch_size": 16, **changes})
+
+    return make
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Config of a fresh home, set in the environment for workers too: 4 images a shard."""
+    monkeypatch.setenv("AUDIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AUDIT_SHARD_IMAGES", "4")
+    monkeypatch.setenv("AUDIT_IDLE_EXIT", "60")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a network this small gains nothing from a second thread, and equal bits need equal threads
+    return load().prepare_home()

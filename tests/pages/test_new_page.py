@@ -1,0 +1,297 @@
+"""Page New audit: what it lets through to the job list, and what it says about what the worker found."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from audit.attacks import ATTACKS
+from audit.config import load
+from audit.errors import RequestError
+from audit.jobs import launch, submit
+from audit.jobs.store import Store
+from audit.stats.power import planned_mda
+from pages.frame import intake, plan
+
+APP = Path(__file__).resolve().parents[2] / "app.py"
+INFO = {
+    "sha256": "9c41e07b" * 8, "format": "diffusers-folder", "architecture": "UNet2DModel", "parameters": 1_100_000, "weights": "only", "prediction_type": "epsilon",
+    "train_timesteps": 1000, "image_shape": [1, 16, 16], "confidence": "likely", "files": ["unet/config.json"], "missing": ["trained_betas"],
+    "settings": [{"name": "beta_schedule", "value": "linear", "decided_by": "scheduler_config.json"}, {"name": "pixel_range", "value": "-1 to 1", "decided_by": "default"}],
+}  # fmt: skip
+IMAGES = {
+    "members": 400, "nonmembers": 420, "shape": [1, 16, 16], "modes": None, "complete": True, "duplicates": {"exact": 0, "pairs": []},
+    "left_out": [{"path": "cat_1.png", "set": "members", "reason": "damaged"}, {"path": "cat_2.png", "set": "members", "reason": "damaged"}],
+}  # fmt: skip
+SELF_TEST = {"passed": True, "error": 0.031, "baseline": 0.4, "per_t": [], "hint": ""}
+PRICE = {
+    "seconds": 332.0, "low": 249.0, "high": 415.0, "model_calls": 245_888, "calls_per_image": 64, "memory_bytes": 1_100_000_000, "disk_bytes": 9_000_000,
+    "seconds_per_call": 0.001, "batch_size": 64, "device": "CPU, 2 cores",
+}  # fmt: skip
+NOTHING = {"checkpoint": None, "checkpoint_error": None, "images": None, "images_error": None, "self_test": None, "price": None}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """The job list of a new home whose inbox holds a checkpoint, two sets and a link out; no worker is ever started."""
+    monkeypatch.setenv("AUDIT_HOME", str(tmp_path / "home"))
+    config = load().prepare_home()
+    for name in ("leaky/unet", "faces/members", "faces/nonmembers"):
+        (config.inbox / name).mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (config.inbox / "link").symlink_to(outside)
+    alive = launch.WorkerStatus(True, "CPU, 2 cores", 0, 0, "")
+    monkeypatch.setattr(launch, "worker_status", lambda config: alive)
+    monkeypatch.setattr(launch, "ensure_worker", lambda config: False)
+    monkeypatch.setattr(submit, "ensure_worker", lambda config: False)
+    store = Store(config.home)
+    store.config = config
+    return store
+
+
+def answer(store, **parts):
+    """Finish the open check as the worker would."""
+    job = store.claim("w", kind="check")
+    assert job is not None, "no check was asked for"
+    assert store.update(job.id, "w", "running", new_state="done", result=NOTHING | parts)
+    return job
+
+
+def page():
+    """Page New audit, run once."""
+    app = AppTest.from_file(APP, default_timeout=30)
+    app.run()
+    app.switch_page("pages/new.py").run()
+    assert not app.exception, app.exception
+    return app
+
+
+def step(app, name):
+    """The same page at another step."""
+    app.button_group(key="new_step").set_value(name).run()
+    assert not app.exception, app.exception
+    return app
+
+
+def has(app, words):
+    """True when one st.text holds these words."""
+    return any(words in text.value for text in app.text)
+
+
+def chosen(store):
+    """The page with everything chosen and answered, at step 3."""
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    answer(store, checkpoint=INFO)
+    step(app, "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
+    answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE)
+    app.run()
+    return step(app, "price")
+
+
+def test_next_waits_for_a_checkpoint_and_says_why(store):
+    app = page()
+    assert app.button(key="new_next_images").disabled and has(app, "Choose a checkpoint first.")
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    assert has(app, "Reading the checkpoint …") and app.button(key="new_next_images").disabled
+    asked = answer(store, checkpoint=INFO)
+    assert asked.request["checkpoint"] == str((store.config.inbox / "leaky").resolve()) and asked.request["members"] is None
+    app.run()
+    assert not app.button(key="new_next_images").disabled
+    table = app.dataframe[0].value.set_index("setting")
+    assert table.loc["network", "value"] == "UNet2DModel, 1.1 M parameters" and table.loc["beta_schedule", "from"] == "scheduler_config.json"
+    assert table.loc["pixel_range", "from"] == "default · check" and table.loc["trained_betas", "value"] == "not said by the files"
+    assert any("likely: check the marked rows" in m.value for m in app.markdown)
+
+
+def test_an_unreadable_checkpoint_is_said_in_words(store):
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    answer(store, checkpoint_error="model.safetensors ends after 41 of 143 MB. The copy was cut short: copy it again.")
+    app.run()
+    assert has(app, "model.safetensors ends after 41 of 143 MB.") and has(app, "This checkpoint cannot be audited.")
+    assert any("not recognised" in m.value for m in app.markdown)
+
+
+def test_one_class_is_refused(store):
+    app = step(page(), "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    assert has(app, "Only members were given. Without non-members there is no ROC and no verdict: add a folder of non-members.")
+    assert app.button(key="new_next_price").disabled and has(app, "Choose a folder of non-members first.")
+
+
+def test_price_and_start(store):
+    app = chosen(store)
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown == {"time on this CPU": "5 min 32 s", "model calls": "245,888", "memory": "1.1 GB", "disk": "9 MB"}
+    assert app.metric[0].delta == "± 25\u202f%, measured"
+    assert app.code[0].value.splitlines()[-1] == "  --preset standard" and "--attacks" not in app.code[0].value
+    app.button(key="new_start").click().run()
+    (job,) = store.list("audit")
+    inbox = store.config.inbox.resolve()
+    assert job.name == "leaky" and job.request["preset"] == "standard" and job.request["attacks"] == []
+    assert [job.request[key] for key in ("checkpoint", "members", "nonmembers")] == [str(inbox / name) for name in ("leaky", "faces/members", "faces/nonmembers")]
+
+
+def test_attacks_left_out_stay_out(store):
+    app = chosen(store)
+    app.checkbox(key="new_use_loss_vlb").uncheck().run()
+    left = [name for name in ATTACKS if name != "loss_vlb"]
+    assert app.code[0].value.endswith("--attacks " + ",".join(left))
+    step(step(app, "images"), "price")
+    assert not app.checkbox(key="new_use_loss_vlb").value, "a change of step forgets no choice"
+    app.button(key="new_start").click().run()
+    assert store.list("audit")[0].request["attacks"] == left
+
+
+def test_no_attack_at_all_stops_the_start(store):
+    app = chosen(store)
+    for name in ATTACKS:
+        app.checkbox(key=f"new_use_{name}").uncheck()
+    app.run()
+    assert app.button(key="new_start").disabled and has(app, "Choose at least one attack.")
+
+
+def test_a_second_start_opens_the_first_job(store):
+    chosen(store).button(key="new_start").click().run()
+    chosen(store).button(key="new_start").click().run()
+    assert len(store.list("audit")) == 1
+
+
+def test_another_preset_is_priced_anew_and_the_old_price_is_gone(store):
+    app = chosen(store)
+    app.button_group(key="new_preset").set_value("quick").run()
+    assert has(app, "Measuring on two batches …") and not app.metric
+    assert answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE | {"seconds": 60.0}).request["preset"] == "quick"
+    app.run()
+    assert app.metric[0].value == "1 min 0 s"
+
+
+def test_a_failed_self_test_stops_the_start(store):
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    step(app, "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
+    hint = "Prediction type v_prediction gives 0.04: set prediction_type in scheduler_config.json."
+    answer(store, checkpoint=INFO, images=IMAGES, self_test={"passed": False, "error": 0.97, "baseline": 0.4, "per_t": [], "hint": hint})
+    step(app, "price")
+    assert app.button(key="new_start").disabled and has(app, f"Self-test failed. Denoising error 0.970, no better than an untrained network. {hint}")
+
+
+def test_a_full_disk_stops_the_start(store):
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    step(app, "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
+    answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE | {"disk_bytes": 10**18})
+    step(app, "price")
+    assert app.button(key="new_start").disabled and has(app, "this audit writes 1,000,000,000.0 GB. Free space or set AUDIT_HOME elsewhere.")
+
+
+@pytest.mark.parametrize("typed", ["/etc", "../jobs.sqlite", "link", "faces/../../jobs.sqlite"])
+def test_a_path_outside_the_inbox_never_reaches_a_row(store, typed):
+    app = AppTest.from_file(APP, default_timeout=30)
+    app.session_state["new_inbox_checkpoint"] = typed  # AppTest cannot type a new option
+    app.run()
+    app.switch_page("pages/new.py").run()
+    assert not app.exception and has(app, "lies outside the inbox")
+    assert app.button(key="new_next_images").disabled and store.list(None) == []
+
+
+def test_a_link_swapped_in_after_the_choice_stops_the_start(store, tmp_path):
+    app = chosen(store)
+    (store.config.inbox / "faces/members/x.png").symlink_to("/etc/passwd")
+    app.button(key="new_start").click().run()
+    assert store.list("audit") == [] and has(app, "x.png is a link that leads out of the inbox.")
+
+
+def test_input_lines():
+    lines = dict(reversed(pair) for pair in plan.input_check_lines(IMAGES))
+    assert "400 members and 420 non-members read, 820 in all, used as 16 × 16 grey" in lines
+    assert lines["2 left out: 2 damaged"] == "warning" and lines["No exact duplicates"] == "check_circle"
+    few = dict(reversed(pair) for pair in plan.input_check_lines(IMAGES | {"members": 12, "nonmembers": 14}))
+    assert f"12 images a side can show only a leak above AUC {planned_mda(6, 7):.3f}." in few
+
+
+@pytest.mark.parametrize(
+    ("n", "line"),
+    [
+        (64, "No TPR at 1\u202f% and 0.1\u202f% FPR: not resolvable with n = 64."),
+        (200, "Only a coarse TPR at 1\u202f% FPR."),
+        (500, "No TPR at 0.1\u202f% FPR: not resolvable with n = 500."),
+        (5000, "TPR with a lower bound at 10\u202f% and 1\u202f% and 0.1\u202f% FPR."),
+    ],
+)
+def test_power_lines_speak_of_the_evaluation_half(n, line):
+    lines = plan.power_lines(2 * n, 2 * n)
+    assert f"A leak of AUC {planned_mda(n, n):.3f} or more would be found in 4 audits of 5." in lines and line in lines
+
+
+def test_every_attack_has_its_row_and_card(store):
+    app = step(page(), "price")
+    assert [box.label for box in app.checkbox] == [attack.card.title for attack in ATTACKS.values()] and all(box.value for box in app.checkbox)
+    for name, attack in ATTACKS.items():
+        app.selectbox(key="new_card").set_value(name).run()
+        assert has(app, attack.card.equation) and has(app, attack.card.source)
+
+
+def test_a_step_that_does_not_exist_is_the_first(store):
+    app = AppTest.from_file(APP, default_timeout=30)
+    app.run()
+    app.switch_page("pages/new.py")
+    app.query_params["step"] = "nonsense"
+    app.run()
+    assert app.button_group(key="new_step").value == "checkpoint" and not app.exception
+
+
+def test_the_inbox_lists_folders_and_zips_but_no_link(store):
+    (store.config.inbox / "cats.zip").write_bytes(b"")
+    (store.config.inbox / "notes.txt").write_bytes(b"")
+    (store.config.inbox / ".hidden").mkdir()
+    assert intake.inbox_entries(store.config.inbox, (".zip",)) == ["cats.zip", "faces/", "faces/members/", "faces/nonmembers/", "leaky/", "leaky/unet/"]
+
+
+class Uploaded:
+    """What Streamlit hands over, as far as `pack` looks."""
+
+    def __init__(self, name, data):
+        import io
+
+        self.name, self.size, self._io = name, len(data), io.BytesIO(data)
+
+    def read(self, n=-1):
+        return self._io.read(n)
+
+
+def test_an_uploaded_folder_becomes_one_zip_named_by_its_content(tmp_path):
+    def files():
+        return [Uploaded("mdl/unet/config.json", b"{}"), Uploaded("mdl/model_index.json", b"[]")]
+
+    first, second = intake.pack(files(), tmp_path, 100), intake.pack(files()[::-1], tmp_path, 100)
+    assert first.path == second.path and first.name == "mdl" and [p.name for p in tmp_path.iterdir()] == [first.path.name]
+    with zipfile.ZipFile(first.path) as archive:
+        assert archive.namelist() == ["model_index.json", "unet/config.json"] and archive.read("unet/config.json") == b"{}"
+
+
+@pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/../../x.json", "C:\\x.json", "a\\..\\x"])
+def test_an_uploaded_name_that_climbs_is_refused(tmp_path, name):
+    with pytest.raises(RequestError, match="is not a name inside a folder"):
+        intake.pack([Uploaded(name, b"")], tmp_path, 100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_uploaded_folder_has_a_limit(tmp_path):
+    with pytest.raises(RequestError, match=r"holds 200 B. Expected at most 100 B"):
+        intake.pack([Uploaded("a/x.png", b"x" * 200)], tmp_path, 100)
+
+
+def test_the_command_is_quoted():
+    names = {"checkpoint": "/in/my model", "members": "/in/a;b", "nonmembers": "/in/c"}
+    command = plan.command({key: intake.Choice(path) for key, path in names.items()}, "quick", ("loss_x0", "loss_vlb"))
+    assert command.replace(" \\\n ", "") == "python -m audit run --checkpoint '/in/my model' --members '/in/a;b' --nonmembers /in/c --preset quick --attacks loss_x0,loss_vlb"

@@ -1,0 +1,99 @@
+"""The slider at the calibrated window shows the report's own numbers; anywhere else it says so."""
+
+import pytest
+
+from audit import format as fmt
+from audit.report.run import open_run
+from audit.report.series import calibrated_window, measured_timesteps, table_of
+from tests.evidence_home import badges, control, home, open_page, run_folders, specs, trace  # noqa: F401
+
+
+def tiles(at):
+    """[(label, value, interval)] of the tiles; yours first, then calibrated."""
+    return [(m.label, m.value, m.delta) for m in at.metric]
+
+
+def report_tiles(run, attack):
+    """The same two tiles from report.json."""
+    row, q = run.attack(attack), run.report["queries"]
+    point = next(p for p in row["tpr_at_fpr"] if p["fpr"] == 0.01)
+    return [
+        ("AUC", fmt.auc(row["auc"]["value"]), fmt.auc_bounds(row["auc"]["low"], row["auc"]["high"])),
+        (f"TPR at {fmt.fpr(0.01)} FPR", fmt.tpr_value(point, q["evaluation_members"], q["evaluation_nonmembers"]), fmt.tpr_bounds(point, q["evaluation_members"])),
+    ]
+
+
+def test_opens_on_the_headline_attack_with_the_reports_numbers(home):  # noqa: F811
+    run = open_run(home / "runs" / "clear")
+    at = open_page("truncation", run="clear")
+    expected = report_tiles(run, run.report["verdict"]["headline_attack"])
+    assert tiles(at) == expected * 2
+    assert badges(at) == ["held out", "held out"]
+    assert control(at, "Loss table", "selectbox").value == table_of(run.report["verdict"]["headline_attack"])
+
+
+@pytest.mark.parametrize("attack", ["loss_eps", "loss_x0", "loss_vlb", "gray_intermediate"])
+def test_reset_gives_every_attacks_own_numbers(home, attack):  # noqa: F811
+    run = open_run(home / "runs" / "clear")
+    at = open_page("truncation", run="clear", table=table_of(attack), by="value", stat="max")
+    assert badges(at) == ["exploratory", "held out"]
+    at.button(key="reset").click().run()
+    assert tiles(at) == report_tiles(run, attack) * 2
+    assert badges(at) == ["held out", "held out"]
+    assert at.button(key="reset").disabled
+
+
+def test_moving_the_slider_is_exploratory_and_changes_only_your_card(home):  # noqa: F811
+    run = open_run(home / "runs" / "clear")
+    attack = run.report["verdict"]["headline_attack"]
+    at = open_page("truncation", run="clear", by="time")
+    t, expected = measured_timesteps(run), report_tiles(run, attack)
+    slider = control(at, "Timesteps kept (less noise → more noise)", "select_slider")
+    slider.set_value((f"t={t[-6]}", f"t={t[-2]}")).run()
+    assert badges(at) == ["exploratory", "held out"]
+    yours, calibrated = tiles(at)[:2], tiles(at)[2:]
+    assert calibrated == expected and yours[0] != expected[0]
+    assert float(yours[0][1]) < 0.6, "the noisy end of the synthetic losses holds no signal"
+
+
+def test_curves_have_the_printed_area(home):  # noqa: F811
+    at = open_page("truncation", run="clear", by="time", stat="mean")
+    spec = specs(at)[0]
+    for name, tile in (("your window", tiles(at)[0]), ("calibrated", tiles(at)[2])):
+        curve = trace(spec, name)
+        x, y = curve["x"], curve["y"]
+        area = sum((b - a) * (c + d) / 2 for a, b, c, d in zip(x, x[1:], y, y[1:], strict=False))
+        assert fmt.auc(round(area, 6)) == tile[1], name
+        assert len(x) <= 300
+
+
+def test_a_saved_address_reopens_the_same_window(home):  # noqa: F811
+    run = open_run(home / "runs" / "clear")
+    t = measured_timesteps(run)
+    at = open_page("truncation", run="clear", table="x0_mse", by="time", stat="min", win=[f"t={t[1]}", f"t={t[4]}"])
+    assert control(at, "Loss table", "selectbox").value == "x0_mse"
+    assert control(at, "Timesteps kept (less noise → more noise)", "select_slider").value == (f"t={t[1]}", f"t={t[4]}")
+    assert any(c.value.startswith(f"min, {fmt.window(t[1], t[4])}") for c in at.caption)
+    by_value = open_page("truncation", run="clear", by="value", keep=fmt.percent(0.3))
+    assert any(f"smallest {fmt.percent(0.3)}" in c.value for c in by_value.caption)
+
+
+def test_bad_values_in_the_address_fall_back_to_the_calibrated_window(home):  # noqa: F811
+    at = open_page("truncation", run="clear", table="<b>", by="evil", stat="mode", win=["t=1", "x"], keep="300 %")
+    assert badges(at) == ["held out", "held out"]
+
+
+def test_too_few_images_are_said_in_words(home):  # noqa: F811
+    at = open_page("truncation", run="few")
+    assert [m.label for m in at.metric] == ["AUC", "AUC"]
+    assert sum("not resolvable with n = 32" in m.value for m in at.markdown) == 2
+
+
+def test_another_run_brings_its_own_calibrated_window(home):  # noqa: F811
+    at = open_page("truncation", run="clear")
+    at.selectbox(key="run_picker").set_value("few").run()
+    few = open_run(home / "runs" / "few")
+    headline = few.report["verdict"]["headline_attack"]
+    assert control(at, "Loss table", "selectbox").value == table_of(headline)
+    assert badges(at) == ["held out", "held out"]
+    assert control(at, "Summarise with", "button_group").value == calibrated_window(few, headline).statistic

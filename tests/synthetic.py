@@ -1,0 +1,100 @@
+"""A finished run folder without a model, in about a second: synthetic loss tables, then the real analysis.
+
+    python -m tests.synthetic DIR        three runs (high, not detected, few images) to look at pages with
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from audit import __version__
+from audit.analysis import analyse
+from audit.presets import grid
+from audit.request import Request
+from audit.tables import write_tables
+
+STEPS = 1000
+CREATED = "2026-01-02T03:04:05Z"
+
+
+def schedule():
+    """float64 (1000,) abar of the linear schedule."""
+    return np.cumprod(1 - np.linspace(1e-4, 0.02, STEPS))
+
+
+def loss_tables(is_member, timesteps, draws, leak, seed):
+    """{table: float32 (S,N,K)}: losses fall with noise, differ by image difficulty, and are `leak` standard deviations lower for members around t = 150."""
+    rng, n, k = np.random.default_rng(seed), len(is_member), len(timesteps)
+    difficulty = rng.normal(0, 0.25, (n, 1))
+    exposure = rng.exponential(1, (n, 1))
+    where = np.exp(-(((timesteps - 150) / 120.0) ** 2))
+    gap = -0.22 * leak * is_member[:, None] * where * exposure
+    log_loss = np.log(0.9 * np.exp(-timesteps / 150) + 0.01) + difficulty + gap
+    eps_mse = np.exp(log_loss + rng.normal(0, 0.12, (draws, n, k)))
+    abar = schedule()
+    snr = abar / (1 - abar)
+    x0_mse = np.minimum(eps_mse / snr[timesteps] * np.exp(rng.normal(0, 0.1, (n, k))), 4.0)
+    steps = np.append(np.inf, snr[:-1])[timesteps] - snr[timesteps]
+    vlb = np.where(timesteps == 0, 5.0 + difficulty, steps * x0_mse * np.exp(rng.normal(0, 0.1, (n, k))) / (2 * np.log(2)))
+    quantised = (x0_mse + (2 / 255) ** 2 / 12) * np.exp(rng.normal(0, 0.2, (n, k)))
+    norm = 16.0 * (1 + 0.01 * rng.normal(0, 1, (draws, n, k)))
+    return {k: v.astype(np.float32) for k, v in {"eps_mse": eps_mse, "x0_mse": x0_mse, "vlb_bits": vlb, "eps_hat_l2": norm, "eps_hat_l4": norm / 3, "x0_8bit_mse": quantised}.items()}
+
+
+def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None):
+    """Write a finished run folder and return its report.
+
+    Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "thumbnails").mkdir(exist_ok=True)
+    rng, n = np.random.default_rng(seed), members + nonmembers
+    is_member = np.arange(n) < members
+    images = np.clip(rng.normal(0, 1, (n, 4, 4, 1)).repeat(4, 1).repeat(4, 2) * 60 + 110, 0, 255).astype(np.uint8)
+    ids = [hashlib.sha256(i.tobytes()).hexdigest()[:16] for i in images]
+    for image_id, pixels in zip(ids, images, strict=True):
+        Image.fromarray(pixels[..., 0]).save(folder / "thumbnails" / f"{image_id}.png")
+    np.save(folder / "images.npy", images)
+    t = grid(timesteps, STEPS)
+    tables = loss_tables(is_member, t, draws, leak, seed)
+    if edit:
+        edit(tables)
+    write_tables(folder / "tables", n, {name: ("timestep", t) for name in tables}, [(0, tables)])
+    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps)
+    queries = {
+        "images": [{"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m)} for k, (i, m) in enumerate(zip(ids, is_member, strict=True))],
+        "members": members,
+        "nonmembers": nonmembers,
+        "left_out": [{"path": "notes.txt", "set": "members", "reason": "not an image file"}],
+        "duplicates": {"exact": 0},
+        "preprocessing": {"crop": "center", "filter": "bicubic", "size": [16, 16]},
+    }
+    checkpoint = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "format": "diffusers", "architecture": "UNet2DModel 32-64-64", "parameters": 1_112_801, "weights": "only"}
+    checkpoint |= {"prediction_type": "epsilon", "train_timesteps": STEPS, "image_shape": [1, 16, 16], "settings": [{"name": "beta_schedule", "value": "linear", "decided_by": "scheduler_config.json"}]}
+    checkpoint |= {"confidence": "certain", "files": ["unet/config.json"], "missing": []}
+    calls = len(t) * draws
+    measurement = {
+        "run": {"id": hashlib.sha256(str(folder.name).encode()).hexdigest()[:8], "name": name, "created": CREATED},
+        "checkpoint": checkpoint,
+        "schedule": {"alphas_cumprod": schedule().tolist()},
+        "self_test": {"passed": True, "error": 0.05, "baseline": 1.0, "per_t": [], "hint": ""},
+        "measurement": {"timesteps": t.tolist(), "draws": draws, "seed": seed, "batch_size": 64, "precision": "fp32", "probes": ["noised"], "model_calls": calls * n, "model_calls_per_image": calls},
+        "cost": {"model_calls": calls * n, "seconds": 30.0, "device": "CPU, 2 cores", "throughput": n / 30.0},
+        "versions": {"afterimage": __version__, "torch": "2.13.0", "diffusers": "0.42.1", "numpy": np.__version__, "python": "3.11.7"},
+        "warnings": [],
+        "seconds": 34.0,
+    }
+    for file, data in (("request.json", request.to_json()), ("queries.json", queries), ("measurement.json", measurement)):
+        (folder / file).write_text(json.dumps(data), encoding="utf-8")
+    (folder / "log.txt").write_text("synthetic run\n", encoding="utf-8")
+    return analyse(folder)
+
+
+if __name__ == "__main__":
+    for made, arguments in {"high": {}, "quiet": {"leak": 0.0, "seed": 3}, "few": {"members": 64, "nonmembers": 64, "leak": 0.7, "seed": 5}}.items():
+        print(made, synthetic_run(Path(sys.argv[1]) / made, name=made, **arguments)["verdict"]["level"])
