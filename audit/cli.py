@@ -89,7 +89,12 @@ def _run_flags(run):
     run.add_argument("--name", help="what to call the run (default: the checkpoint's name)")
     run.add_argument("--preset", metavar="|".join(PRESETS), help="how densely to measure (standard)")
     run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that share the loss grid)")
-    for name, text in (("timesteps", "K, instead of the preset's"), ("draws", "S noise draws, instead of the preset's"), ("seed", "of noise, split and permutations (0)"), ("batch-size", "instead of a measured one")):
+    for name, text in (
+        ("timesteps", "K, instead of the preset's"),
+        ("draws", "S noise draws, instead of the preset's"),
+        ("seed", "of noise, split and permutations (0)"),
+        ("batch-size", "instead of a measured one"),
+    ):
         run.add_argument(f"--{name}", type=_whole, metavar="N", help=text)
     run.add_argument("--device", metavar="|".join(DEVICES), help="where the network runs (auto)")
     run.add_argument("--precision", metavar="|".join(PRECISIONS), help="fp32 unless asked")
@@ -183,7 +188,12 @@ def _inspect(args):
         print(json.dumps(info, indent=1))
         return OK
     print(f"{Path(args.checkpoint).name}: {info['format']}, {info['confidence']}")
-    rows = [("network", info["architecture"], ""), ("parameters", f"{info['parameters']:,}", ""), ("weights", info["weights"], ""), ("image shape", "x".join(map(str, info["image_shape"])), "")]
+    rows = [
+        ("network", info["architecture"], ""),
+        ("parameters", f"{info['parameters']:,}", ""),
+        ("weights", info["weights"], ""),
+        ("image shape", "x".join(map(str, info["image_shape"])), ""),
+    ]
     rows += [(s["name"], s["value"], s["decided_by"]) for s in info["settings"]]
     for name, value, source in rows:
         print(f"  {name:<22} {value!s:<28} {source}".rstrip())

@@ -12,9 +12,13 @@ BLOCK_FLOATS = 4_000_000  # scores held at once: 32 MB
 
 @dataclass(frozen=True)
 class Selection:
-    """choice: the settings object; calibration_auc: its AUC there; best_of_sweep_auc: the largest AUC of any candidate on all images; tried: candidates."""
+    """choice: the settings object; calibration_auc: its AUC there; best_of_sweep_auc: the largest AUC of any candidate on all images; tried: candidates.
+
+    `lowest` is the candidate with the smallest calibration AUC: the audit asks it whether members score *lower* than non-members somewhere.
+    """
 
     choice: object
+    lowest: object
     calibration_auc: float
     best_of_sweep_auc: float
     tried: int
@@ -40,4 +44,4 @@ def select(attack, tables, is_member, calibration, fixed=None):
         inner[first : first + len(block)] = auc_many(scores[:, calibration], is_member[calibration])
         outer[first : first + len(block)] = auc_many(scores, is_member)
     best = int(np.argmax(inner))
-    return Selection(candidates[best], float(inner[best]), float(outer.max()), len(candidates))
+    return Selection(candidates[best], candidates[int(np.argmin(inner))], float(inner[best]), float(outer.max()), len(candidates))

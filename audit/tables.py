@@ -105,7 +105,16 @@ class Tables(dict):
             raise RunFolderError(f"The tables of {folder.parent.name} are missing or damaged. Expected tables/index.json: run the audit again.") from None
         return cls(
             {
-                name: Table(folder, name, t["axis"], None if t["timesteps"] is None else np.array(t["timesteps"], np.int64), np.array(t["measured"], bool), np.array(t["scored"], bool), t["draws"], index["images"])
+                name: Table(
+                    folder,
+                    name,
+                    t["axis"],
+                    None if t["timesteps"] is None else np.array(t["timesteps"], np.int64),
+                    np.array(t["measured"], bool),
+                    np.array(t["scored"], bool),
+                    t["draws"],
+                    index["images"],
+                )
                 for name, t in index["tables"].items()
             }
         )

@@ -26,7 +26,7 @@ def main():
         first_visit()
         return
     show = _filter()
-    active = tuple(job.id for job in everything if job.active)
+    active = open_jobs(everything)
     if active and not launch.worker_status(config).alive:
         launch.ensure_worker(config)  # whoever opens this page replaces a worker that died
     shown = [job for job in everything if job.state in cards.FILTERS[show]]
@@ -50,14 +50,19 @@ def _filter():
     return show or "All"
 
 
-def live(config, active):
-    """Cards of the open jobs; run each second while there are any, and one full run of the page when one begins or ends.
+def open_jobs(jobs):
+    """((id, waits), ...) of the active ones: what the menu and the rest of the page depend on."""
+    return tuple((job.id, job.state == "queued") for job in jobs if job.active)
 
-    Args: config: Config; active: ids of the open jobs that the rest of the page was drawn with.
+
+def live(config, active):
+    """Cards of the open jobs; run each second while there are any, and one full run of the page when one is added, begins or ends.
+
+    Args: config: Config; active: the `open_jobs` that the rest of the page was drawn with.
     """
     listed = store()
     jobs = [job for job in listed.list() if job.active]
-    if tuple(job.id for job in jobs) != active:
+    if open_jobs(jobs) != active:
         st.rerun()
     status = launch.worker_status(config)
     waiting = sorted((job for job in jobs if job.state == "queued"), key=lambda job: job.created)

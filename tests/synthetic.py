@@ -1,6 +1,6 @@
 """A finished run folder without a model, in about a second: synthetic loss tables, then the real analysis.
 
-    python -m tests.synthetic DIR        three runs (high, not detected, few images) to look at pages with
+python -m tests.synthetic DIR        three runs (high, not detected, few images) to look at pages with
 """
 
 import hashlib
@@ -42,7 +42,9 @@ def loss_tables(is_member, timesteps, draws, leak, seed):
     vlb = np.where(timesteps == 0, 5.0 + difficulty, steps * x0_mse * np.exp(rng.normal(0, 0.1, (n, k))) / (2 * np.log(2)))
     quantised = (x0_mse + (2 / 255) ** 2 / 12) * np.exp(rng.normal(0, 0.2, (n, k)))
     norm = 16.0 * (1 + 0.01 * rng.normal(0, 1, (draws, n, k)))
-    return {k: v.astype(np.float32) for k, v in {"eps_mse": eps_mse, "x0_mse": x0_mse, "vlb_bits": vlb, "eps_hat_l2": norm, "eps_hat_l4": norm / 3, "x0_8bit_mse": quantised}.items()}
+    return {
+        k: v.astype(np.float32) for k, v in {"eps_mse": eps_mse, "x0_mse": x0_mse, "vlb_bits": vlb, "eps_hat_l2": norm, "eps_hat_l4": norm / 3, "x0_8bit_mse": quantised}.items()
+    }
 
 
 def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None):
@@ -75,7 +77,12 @@ def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset=
         "preprocessing": {"crop": "center", "filter": "bicubic", "size": [16, 16]},
     }
     checkpoint = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "format": "diffusers", "architecture": "UNet2DModel 32-64-64", "parameters": 1_112_801, "weights": "only"}
-    checkpoint |= {"prediction_type": "epsilon", "train_timesteps": STEPS, "image_shape": [1, 16, 16], "settings": [{"name": "beta_schedule", "value": "linear", "decided_by": "scheduler_config.json"}]}
+    checkpoint |= {
+        "prediction_type": "epsilon",
+        "train_timesteps": STEPS,
+        "image_shape": [1, 16, 16],
+        "settings": [{"name": "beta_schedule", "value": "linear", "decided_by": "scheduler_config.json"}],
+    }
     checkpoint |= {"confidence": "certain", "files": ["unet/config.json"], "missing": []}
     calls = len(t) * draws
     measurement = {
@@ -83,7 +90,16 @@ def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset=
         "checkpoint": checkpoint,
         "schedule": {"alphas_cumprod": schedule().tolist()},
         "self_test": {"passed": True, "error": 0.05, "baseline": 1.0, "per_t": [], "hint": ""},
-        "measurement": {"timesteps": t.tolist(), "draws": draws, "seed": seed, "batch_size": 64, "precision": "fp32", "probes": ["noised"], "model_calls": calls * n, "model_calls_per_image": calls},
+        "measurement": {
+            "timesteps": t.tolist(),
+            "draws": draws,
+            "seed": seed,
+            "batch_size": 64,
+            "precision": "fp32",
+            "probes": ["noised"],
+            "model_calls": calls * n,
+            "model_calls_per_image": calls,
+        },
         "cost": {"model_calls": calls * n, "seconds": 30.0, "device": "CPU, 2 cores", "throughput": n / 30.0},
         "versions": {"afterimage": __version__, "torch": "2.13.0", "diffusers": "0.42.1", "numpy": np.__version__, "python": "3.11.7"},
         "warnings": [],

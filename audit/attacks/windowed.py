@@ -40,7 +40,15 @@ class WindowedAttack:
     def candidates(self, tables, fixed):
         """Windows that the calibration half chooses from, simplest first; `fixed` narrows them."""
         table = self._table(tables)
-        ways = [fixed["truncate_by"]] if "truncate_by" in fixed else ["value"] if "keep_share" in fixed else ["time"] if {"keep_from", "keep_until"} & set(fixed) else list(TRUNCATIONS)
+        ways = (
+            [fixed["truncate_by"]]
+            if "truncate_by" in fixed
+            else ["value"]
+            if "keep_share" in fixed
+            else ["time"]
+            if {"keep_from", "keep_until"} & set(fixed)
+            else list(TRUNCATIONS)
+        )
         statistics = [fixed["statistic"]] if "statistic" in fixed else list(TRIED)
         windows = []
         for way in ways:

@@ -45,6 +45,7 @@ def build_report(out):
         "measurement": {**made["measurement"], "api": None},
         "attacks": [_attack(out, name, inside) for name in out.attacks],
         "permutation": {"p_value": perm.p_value, "attack": perm.attack, "score": perm.score, "critical_z": perm.critical_z, "draws": perm.draws},
+        "direction": _direction(out.direction),
         "minimum_detectable_auc": out.mda,
         "minimum_detectable_share": None,
         "controls": [{"name": out.control.name, "auc": out.control.auc, "low": out.control.low, "high": out.control.high, "passed": out.control.passed}],
@@ -91,7 +92,12 @@ def _attack(out, name, inside):
     scores, is_member = result.scores[inside], out.is_member[inside]
     return row | {
         "settings": chosen,
-        "selection": {"chosen": chosen, "calibration_auc": result.selection.calibration_auc, "best_of_sweep_auc": result.selection.best_of_sweep_auc, "tried": result.selection.tried},
+        "selection": {
+            "chosen": chosen,
+            "calibration_auc": result.selection.calibration_auc,
+            "best_of_sweep_auc": result.selection.best_of_sweep_auc,
+            "tried": result.selection.tried,
+        },
         "auc": {"value": evaluation["auc"]["value"], "low": evaluation["auc"]["low"], "high": evaluation["auc"]["high"], "noise_sd": result.noise_sd},
         "curve_auc": evaluation["curve_auc"],
         "tpr_at_fpr": evaluation["tpr_at_fpr"],
@@ -99,6 +105,11 @@ def _attack(out, name, inside):
         "p_value": perm.p_values[name],
         "above_all_nonmembers": int((scores[is_member] > scores[~is_member].max()).sum()),
     }
+
+
+def _direction(d):
+    """What rule 1 looked at: the strongest reading in which members score lower."""
+    return {"attack": d.attack, "settings": d.settings, "auc": {"value": d.auc.value, "low": d.auc.low, "high": d.auc.high}, "z": d.z, "point": d.point, "passed": d.z > d.point}
 
 
 def _warnings(out):

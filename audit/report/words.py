@@ -132,11 +132,9 @@ def _not_detected(report):
 
 
 def _order(report):
-    head = attack_of(report, report["verdict"]["headline_attack"])
-    lowest = min((row for row in report["attacks"] if row["status"] == "done"), key=lambda row: row["z"]["rank"], default=head)
     return (
         "This audit cannot decide: members score lower than non-members.",
-        f"AUC {fmt.value_interval(lowest['auc'])} is below chance beyond luck.",
+        f"AUC {fmt.value_interval(report['direction']['auc'])} is below chance beyond luck.",
         "check which folder is which.",
     )
 

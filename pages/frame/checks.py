@@ -28,7 +28,14 @@ DECIDING = RESTS_ON["price"]  # all attacks of today read the one loss grid: cho
 def payload(choices, preset, attacks):
     """What a check is asked. Args: choices: {"checkpoint" | "members" | "nonmembers": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all."""
     return {key: choice.path for key, choice in choices.items()} | {
-        "preset": preset, "timesteps": None, "draws": None, "seed": 0, "device": "auto", "batch_size": None, "precision": "fp32", "attacks": list(attacks),
+        "preset": preset,
+        "timesteps": None,
+        "draws": None,
+        "seed": 0,
+        "device": "auto",
+        "batch_size": None,
+        "precision": "fp32",
+        "attacks": list(attacks),
     }
 
 

@@ -159,7 +159,12 @@ def _inbox(config, kind, key):
     typed = st.session_state.get(f"new_inbox_{key}")
     options = names if not typed or typed in names else [typed, *names]
     picked = st.selectbox(
-        "File or folder in the inbox", options, index=None, key=f"new_inbox_{key}", accept_new_options=True, persist_state="session",
+        "File or folder in the inbox",
+        options,
+        index=None,
+        key=f"new_inbox_{key}",
+        accept_new_options=True,
+        persist_state="session",
         placeholder="Choose, or type a path in the inbox" if names else "The inbox is empty: copy files there, or type a path in it",
     )
     with st.container(key=f"small_inbox_{key}"):

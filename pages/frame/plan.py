@@ -51,7 +51,8 @@ def settings_rows(info):
     """Rows setting | value | from of a recognised checkpoint; those that no file vouches for are marked in `from`."""
     shape = " × ".join(str(side) for side in info["image_shape"])
     rows = [
-        {"setting": "network", "value": f"{info['architecture']}, {fmt.millions(info['parameters'])} parameters", "from": info["files"][0] if info["files"] else "the weights"},
+        {"setting": "network", "value": info["architecture"], "from": _network_file(info["files"])},
+        {"setting": "parameters", "value": fmt.millions(info["parameters"]), "from": "the weights"},
         {"setting": "image shape", "value": shape, "from": "the network's configuration"},
         {"setting": "weights", "value": {"ema": "EMA", "raw": "raw", "only": "the only ones"}.get(info["weights"], info["weights"]), "from": "the files"},
         {"setting": "SHA-256", "value": fmt.fingerprint(info["sha256"]), "from": "the files used"},
@@ -60,6 +61,12 @@ def settings_rows(info):
         mark = " · check" if setting["decided_by"] in TO_LOOK_AT else ""
         rows.append({"setting": setting["name"], "value": str(setting["value"]), "from": setting["decided_by"] + mark})
     return rows + [{"setting": name, "value": "not said by the files", "from": "missing · check"} for name in info["missing"]]
+
+
+def _network_file(files):
+    """The configuration of the network among the files used."""
+    configs = [name for name in files if name.endswith("config.json") and "scheduler" not in name]
+    return configs[0] if configs else "the weights"
 
 
 def settings(info):
@@ -230,8 +237,12 @@ def attack_cards(attacks):
         name = st.selectbox("Attack", list(titles), format_func=titles.get, key="new_card", label_visibility="collapsed")
         card = attacks[name].card
         parts = {
-            "Score": card.equation, "Source": card.source, "Differs from the source": card.differs, "Measured by": ", ".join(card.probes),
-            "Settings": "; ".join(f"{s.name}: {s.about}" for s in card.settings), "Known weaknesses": "; ".join(card.weaknesses),
+            "Score": card.equation,
+            "Source": card.source,
+            "Differs from the source": card.differs,
+            "Measured by": ", ".join(card.probes),
+            "Settings": "; ".join(f"{s.name}: {s.about}" for s in card.settings),
+            "Known weaknesses": "; ".join(card.weaknesses),
         }
         for label, text in parts.items():
             if text:

@@ -80,7 +80,12 @@ def test_every_setting_changes_the_score(name, leaky):
     attack = ATTACKS[name]
     wide = {"keep_from": int(T[1]), "keep_until": int(T[-1])}
     base = attack.score(leaky, attack.candidates(leaky, {"statistic": "mean", **wide})[0])
-    for changed in ({"statistic": "median", **wide}, {"statistic": "mean", **wide, "keep_until": int(T[8])}, {"statistic": "mean", **wide, "keep_from": int(T[5])}, {"statistic": "mean", "keep_share": 0.4}):
+    for changed in (
+        {"statistic": "median", **wide},
+        {"statistic": "mean", **wide, "keep_until": int(T[8])},
+        {"statistic": "mean", **wide, "keep_from": int(T[5])},
+        {"statistic": "mean", "keep_share": 0.4},
+    ):
         other = attack.score(leaky, attack.candidates(leaky, changed)[0])
         assert not np.allclose(base, other)
     by_value = [attack.score(leaky, attack.candidates(leaky, {"statistic": "mean", "truncate_by": "value", "keep_share": s})[0]) for s in (0.3, 0.8)]

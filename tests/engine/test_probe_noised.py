@@ -235,4 +235,4 @@ def test_images_of_the_paper_are_clamped_for_pixel_models_only():
     model = denoiser()
     default, clipped, free = (measure(model, images(4), [19], clip=c) for c in (None, True, False))
     assert np.array_equal(default["x0_mse"], clipped["x0_mse"]) and (free["x0_mse"] > 1.5 * clipped["x0_mse"]).all()
-    assert np.array_equal(free["eps_mse"], clipped["eps_mse"]) and np.array_equal(free["x0_8bit_mse"], clipped["x0_8bit_mse"]) and SHAPE == model.image_shape
+    assert np.array_equal(free["eps_mse"], clipped["eps_mse"]) and np.array_equal(free["x0_8bit_mse"], clipped["x0_8bit_mse"]) and model.image_shape == SHAPE

@@ -103,7 +103,7 @@ def test_next_waits_for_a_checkpoint_and_says_why(store):
     app.run()
     assert not app.button(key="new_next_images").disabled
     table = app.dataframe[0].value.set_index("setting")
-    assert table.loc["network", "value"] == "UNet2DModel, 1.1 M parameters" and table.loc["beta_schedule", "from"] == "scheduler_config.json"
+    assert table.loc["network", "from"] == "unet/config.json" and table.loc["parameters", "value"] == "1.1 M" and table.loc["beta_schedule", "from"] == "scheduler_config.json"
     assert table.loc["pixel_range", "from"] == "default · check" and table.loc["trained_betas", "value"] == "not said by the files"
     assert any("likely: check the marked rows" in m.value for m in app.markdown)
 
