@@ -12,7 +12,7 @@ class GrayIntermediate(WindowedAttack):
         short="Intermediate",
         title="Intermediate outputs",
         threat_model="gray-box",
-        equation="minus the mean, sum, median, smallest or largest of the mean squared difference between the image and the 8-bit picture that the model shows after denoising it from step t",
+        equation="minus the mean, sum, median, smallest or largest of the mean squared difference between the image and the 8-bit picture shown after denoising from t",
         source="arXiv:2302.07801, gray-box attack, Eq. 18 as inferred from the authors' code: || x0 - x0_hat_t ||^2 from a noised query",
         differs="the attacker sees only pictures clamped to [-1, 1] and rounded to 8 bits; mean over pixels; noise draws are shared by all images",
         settings=WINDOW_SETTINGS,

@@ -1,5 +1,6 @@
 """A finished run folder, opened read-only. Moving the folder breaks nothing; pages, the document and the command line read through this."""
 
+import csv
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,14 +27,12 @@ class Run:
     request: dict
 
     @cached_property
-    def scores(self):
-        """pandas DataFrame of scores.csv: image_id, path, is_member, half, one column per scored attack."""
-        import pandas as pd
-
-        frame = pd.read_csv(self.folder / "scores.csv", dtype={"image_id": str, "path": str, "half": str}, keep_default_na=False, na_values={})
-        for name in frame.columns[4:]:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-        return frame
+    def _columns(self):
+        """{column of scores.csv: list of str}; read without pandas, which alone would double the dashboard's memory."""
+        with open(self.folder / "scores.csv", encoding="utf-8", newline="") as handle:
+            rows = csv.reader(handle)
+            header = next(rows)
+            return dict(zip(header, zip(*rows, strict=True), strict=True))
 
     @cached_property
     def tables(self):
@@ -43,35 +42,38 @@ class Run:
     @cached_property
     def is_member(self):
         """(N,) bool."""
-        column = self.scores["is_member"]
-        return (column.astype(str) == "True").to_numpy()
+        return np.array(self._columns["is_member"]) == "True"
 
     @cached_property
     def half(self):
         """(N,) str, "calibration" or "evaluation"."""
-        return self.scores["half"].to_numpy(dtype=str)
+        return np.array(self._columns["half"])
 
     @cached_property
     def evaluation(self):
         """(N,) bool: evaluation images with finite scores in every attack, those behind every held-out number."""
-        finite = np.ones(len(self.scores), bool)
-        for name in self.scores.columns[4:]:
+        finite = np.ones(len(self.is_member), bool)
+        for name in list(self._columns)[4:]:
             finite &= np.isfinite(self.scores_of(name))
         return (self.half == "evaluation") & finite
 
     @cached_property
     def image_ids(self):
         """(N,) str."""
-        return self.scores["image_id"].to_numpy(dtype=str)
+        return np.array(self._columns["image_id"])
 
     @cached_property
     def paths(self):
         """(N,) str, relative to their set: text from outside."""
-        return self.scores["path"].to_numpy(dtype=str)
+        return np.array(self._columns["path"])
+
+    @cached_property
+    def _scores(self):
+        return {name: np.array([float(v) if v else np.nan for v in self._columns[name]]) for name in list(self._columns)[4:]}
 
     def scores_of(self, attack):
         """(N,) float64, higher = more likely a member; NaN where not finite."""
-        return self.scores[attack].to_numpy(dtype=np.float64)
+        return self._scores[attack]
 
     def attack(self, name):
         """The entry of one attack in report["attacks"]. Raises RunFolderError: it was not part of the run."""

@@ -151,7 +151,7 @@ def _control(report):
     failed = next(c for c in report["controls"] if not c["passed"])
     return (
         "This audit cannot decide: a control failed.",
-        f"{CONTROL_NAMES.get(failed['name'], failed['name'])} gave AUC {fmt.value_interval({'value': failed['auc'], 'low': failed['low'], 'high': failed['high']})}; they must give 0.5.",
+        f"{CONTROL_NAMES.get(failed['name'], failed['name'])} gave AUC {fmt.auc_interval(failed['auc'], failed['low'], failed['high'])}; they must give 0.5.",
         "keep the run folder and report it; do not use its numbers.",
     )
 
