@@ -127,7 +127,7 @@ def test_names_from_outside_are_text(tmp_path):
     opened.report["checkpoint"]["architecture"] = HOSTILE
     opened.report["verdict"]["reasons_for"] = [HOSTILE]
     opened.report["warnings"] = [HOSTILE]
-    opened.scores["path"] = HOSTILE
+    opened.__dict__["paths"] = np.array([HOSTILE] * len(opened.is_member))  # the cached property
     document = html.render(opened, thumbnails=True)
     tags = Elements(document).tags
     assert not [attrs for tag, attrs in tags if tag == "img" and not attrs["src"].startswith("data:image/png;base64,")]
