@@ -24,9 +24,9 @@ from models.errors import CheckpointError
 
 CPU_PIXELS = 2**15  # rows x height x width of a default batch on the CPU: activations stay in the cache; the demo network is fastest at 128 rows of 16 x 16
 CPU_ROWS = 128
-LARGEST_BATCH, SMALLEST_TRIED = 1024, 16
+LARGEST_BATCH, SMALLEST_TRIED, ALWAYS_TRIED = 1024, 16, 128
 NEARLY_BEST = 0.97  # of the largest throughput: the smallest such batch is taken
-PROBE_BUDGET_S = 3.0
+PROBE_BUDGET_S, PROBE_SWEEPS = 3.0, 3
 BLOCK_BYTES = 64 * 2**20  # what `measure` keeps of one block of images, and of its numbers before they are averaged over draws
 PRECISION_IMAGES, LEAST_RANK_CORRELATION = 64, 0.999
 
@@ -287,29 +287,38 @@ def _timer(denoiser, plan, device, x0=None):
 def find_batch_size(denoiser, plan, device, budget_s=PROBE_BUDGET_S):
     """The smallest power of two whose throughput is within 3 % of the best, from a probe of a few seconds.
 
+    Other work on the machine only ever slows a batch down, so each size counts with its fastest of up to PROBE_SWEEPS turns.
+
     Args: denoiser: on `device` already; budget_s: no size is tried that would exceed it (the first always is).
     Returns: int, 1 … 1024.
     Raises: RequestError: not even one image fits into memory.
     """
     begun, seconds = time.perf_counter(), _timer(denoiser, plan, device)
-    if seconds(1) is None or (single := seconds(1)) is None:  # the first call also warms up
+    singles = [seconds(1) for _ in range(3)]  # the first warms up
+    if None in singles:
         _halved(1, device)
-    size = SMALLEST_TRIED if SMALLEST_TRIED * single < budget_s / 4 else 1
+    size = SMALLEST_TRIED if SMALLEST_TRIED * min(singles) < budget_s / 2 else 1
     while seconds(size) is None:
         size = _halved(size, device)
-    rates, best_at = {}, size
-    while size <= LARGEST_BATCH:
-        took = [seconds(size) for _ in range(2)]
-        if None in took:
-            break
-        rates[size] = size / min(took)
-        if rates[size] > rates[best_at] / NEARLY_BEST:
+    fastest, best_at = {}, size
+
+    def rate(tried):
+        return tried / fastest[tried]
+
+    while size <= LARGEST_BATCH and (took := seconds(size)) is not None:
+        fastest[size] = took
+        if rate(size) > rate(best_at) / NEARLY_BEST:
             best_at = size
         size *= 2
-        if size > 4 * best_at or time.perf_counter() - begun + 4 * min(took) > budget_s:  # two sizes without gain, or too long
+        enough = size > max(4 * best_at, ALWAYS_TRIED)  # two sizes without gain
+        if enough or time.perf_counter() - begun + 3 * took > budget_s:
             break
-    best = max(rates.values(), default=0.0)
-    return min((tried for tried, rate in rates.items() if rate >= NEARLY_BEST * best), default=1)
+    for _ in range(PROBE_SWEEPS - 1):
+        for tried in fastest:
+            if time.perf_counter() - begun + fastest[tried] < budget_s and (took := seconds(tried)) is not None:
+                fastest[tried] = min(fastest[tried], took)
+    best = max(map(rate, fastest), default=0.0)
+    return min((tried for tried in fastest if rate(tried) >= NEARLY_BEST * best), default=1)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The stored tables of a run: what was measured, laid out so that a slider step reads two rows.
 
-`tables/index.json` names them; for a table NAME (a "/" in it becomes "__" on disk), all float32, timestep-major:
+`tables/index.json` names them; for a table NAME (a "/" in it becomes "__" on disk), timestep-major, float32 but for the running sums, which are float64
+because losses at the noisy end of vlb_bits are a millionth of those before them:
     NAME.npy           (K,N)     mean over the S noise draws; NaN = not measured (whole columns only)
     NAME.draws.npy     (S,K,N)   each draw
 and for tables with a timestep axis:
-    NAME.prefix.npy    (M+1,N)   running sum over the M scored timesteps, each centred by its mean over images (float64 sums, then rounded)
+    NAME.prefix.npy    (M+1,N)   running sum over the M scored timesteps, each centred by its mean over images
     NAME.sorted.npy    (M,N)     each image's values, smallest first
     NAME.sorted_prefix.npy (M+1,N) running sum of the sorted values, each rank centred by its mean over images
     NAME.centres.npy   (2,M)     float64, the means taken out of the two prefix files
@@ -58,7 +59,7 @@ class Table:
 
     @cached_property
     def prefix(self):
-        """(M+1,N) float32 centred running sum over scored timesteps."""
+        """(M+1,N) float64 centred running sum over scored timesteps."""
         return self._load(".prefix")
 
     @cached_property
@@ -68,7 +69,7 @@ class Table:
 
     @cached_property
     def sorted_prefix(self):
-        """(M+1,N) float32 centred running sum of the sorted values."""
+        """(M+1,N) float64 centred running sum of the sorted values."""
         return self._load(".sorted_prefix")
 
     @cached_property
@@ -183,7 +184,7 @@ def _write_derived(folder, name, per_draw, axis, keep):
     centres = sums / images
     np.save(folder / f"{stem(name)}.centres.npy", centres)
     for source, centre, suffix in ((mean, centres[0], "prefix"), (ordered, centres[1], "sorted_prefix")):
-        out = np.lib.format.open_memmap(folder / f"{stem(name)}.{suffix}.npy", "w+", np.float32, (len(rows) + 1, images))
+        out = np.lib.format.open_memmap(folder / f"{stem(name)}.{suffix}.npy", "w+", np.float64, (len(rows) + 1, images))
         for start in starts:
             block = slice(start, start + BLOCK_IMAGES)
             values = np.asarray(source[rows, block] if source is mean else source[:, block], dtype=np.float64)

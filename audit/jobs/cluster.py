@@ -21,7 +21,7 @@ DASK_SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.nanny.http.routes": [],
-    "distributed.scheduler.allowed-failures": 3,
+    "distributed.scheduler.allowed-failures": 1,  # twice among others, twice alone: a shard is run again three times, then named
     "distributed.scheduler.work-stealing": False,  # shards are queued one by one: nothing to even out
     "distributed.worker.profile.enabled": False,  # it samples stacks 100 times a second
     "distributed.admin.system-monitor.disk": False,

@@ -233,7 +233,7 @@ def _sentence(error):
     elif isinstance(error, TaskKilled):
         what = str(error)
         kept = "The others are kept: free" if what.startswith("Shard") else "Free"
-        return f"{what[:1].upper()}{what[1:]}: its device worker died 4 times at it. {kept} memory or choose a smaller --batch-size, then resume.", ""
+        return f"{what[:1].upper()}{what[1:]}: its device worker died each time it was tried. {kept} memory or choose a smaller --batch-size, then resume.", ""
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Disk: it is full. What was finished is kept: free space or set AUDIT_HOME elsewhere, then resume.", details
     else:

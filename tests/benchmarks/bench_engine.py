@@ -115,7 +115,7 @@ def main(argv=None):
     plan = MeasurePlan(grid(20, len(model.schedule)), 2)
     batch = best_batch(model, device)
     rate = bare(model, device, batch, TURN_S)
-    x0 = torch.rand((max(4, round(TURN_S * rate / (len(plan.timesteps) * plan.draws))), *model.image_shape)) * 2 - 1
+    x0 = torch.rand((max(16, round(TURN_S * rate / (len(plan.timesteps) * plan.draws))), *model.image_shape)) * 2 - 1
     print(f"{name}; {device.type}, {args.threads} threads, torch {torch.__version__}; bare network best at batch {batch}; engine blocks of {len(x0)} images")
     good = True
     for what, size in (("run (batch size from the probe)", find_batch_size(model, plan, device)), ("measure (default batch size)", default_batch_size(model, plan, device))):
