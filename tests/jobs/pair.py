@@ -33,6 +33,8 @@ def save_checkpoint(folder, images, steps=150):
 
     network, scheduler = tiny.network(), diffusers.DDPMScheduler(num_train_timesteps=200)
     x0, generator = torch.from_numpy(to_model_range(images)), torch.Generator().manual_seed(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine the threads of so small a network wait for each other most of the time
     optimiser = torch.optim.AdamW(network.train().parameters(), lr=4e-3)
     for _ in range(steps):
         batch = x0[torch.randint(len(x0), (32,), generator=generator)]
@@ -41,6 +43,7 @@ def save_checkpoint(folder, images, steps=150):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    torch.set_num_threads(threads)
     tiny.save(folder, scheduler_config={"num_train_timesteps": 200}, unet=network.eval())
     return folder
 
