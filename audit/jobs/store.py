@@ -7,7 +7,6 @@ is no longer that worker's. A worker holds its jobs by a heartbeat each second; 
 import contextlib
 import dataclasses
 import json
-import math
 import secrets
 import shutil
 import sqlite3
@@ -89,8 +88,8 @@ class Job:
 
     @property
     def eta_seconds(self):
-        """Seconds of measuring left, or None before 5 % or 10 s, and when it does not run."""
-        if self.state not in OWNED or self.images_per_s <= 0 or not self.total_images:
+        """Seconds of measuring left, or None before 5 % or 10 s, and when nothing is measured."""
+        if self.state != "running" or self.images_per_s <= 0 or not self.total_images:
             return None
         if self.fraction < 0.05 and time.time() - (self.started or time.time()) < 10:
             return None
@@ -366,7 +365,7 @@ def _transaction(db):
 def cancelled_words(job):
     """`Cancelled at 37 %. 19 of 50 shards kept.`"""
     kept = f" {job.done_shards} of {job.total_shards} shards kept." if job.total_shards else ""
-    return f"Cancelled at {math.floor(100 * job.fraction)}\u202f%.{kept}"
+    return f"Cancelled at {round(100 * job.fraction)}\u202f%.{kept}"
 
 
 def _job(row):

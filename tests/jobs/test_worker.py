@@ -94,6 +94,8 @@ def shard_files(job):
 
 
 def wait_for(store, job, *states, shards=0):
+    """The job once it is in one of the states with so many shards; any other end is an error."""
+
     def question():
         now = store.get(job.id)
         assert now.state in (*states, "queued", "running", "finalising"), now.error
@@ -165,7 +167,7 @@ def test_cancel_frees_the_device_and_keeps_the_shards(worker, request_for, whole
     stopped = wait_for(store, job, "cancelled")
     assert time.monotonic() - begun < 5
     kept = shard_files(job)
-    assert stopped.error == f"Cancelled at {int(100 * stopped.fraction)}\u202f%. {len(kept)} of 12 shards kept." and len(kept) >= 2
+    assert stopped.error == f"Cancelled at {round(100 * stopped.fraction)}\u202f%. {len(kept)} of 12 shards kept." and len(kept) >= 2
     store.resume(job.id)
     watch = _watch_shards(job)
     wait_for(store, job, "done")
@@ -270,6 +272,18 @@ def test_a_worker_ends_when_its_home_vanishes(worker, request_for):
     until(lambda: gone(tree), 30)
     assert not worker.home.exists()
     shutil.rmtree(worker.home.with_name("moved"))
+
+
+def test_ctrl_c_in_the_foreground_is_quick_and_quiet(worker, request_for):
+    store = Store(worker.home)
+    job, _ = store.submit("audit", "n", request_for(**LONG).to_json(), "1", str(worker.runs / "r"))
+    root = Path(launch.__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-m", "audit", "worker"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    wait_for(store, job, "running", shards=1)
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    said, _ = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 9 and process.returncode == 0 and said == "" and store.get(job.id).state == "queued"
 
 
 def test_sigterm_gives_the_job_back(worker, request_for):
