@@ -145,12 +145,20 @@ def _config_file(path):
     return {k.replace("-", "_"): v for k, v in data.items() if v is not None}
 
 
+def _loaded(configuration):
+    """The configuration, its warnings (an unknown AUDIT_* variable) printed."""
+    config = configuration.load()
+    for warning in config.warnings:
+        print(f"warning: {warning}")
+    return config
+
+
 def _demo(args):
     from audit import config as configuration
     from audit.cli_progress import print_result, wait
     from audit.demo import submit_demo
 
-    config = configuration.load()
+    config = _loaded(configuration)
     out = args.out and Path(args.out).expanduser().resolve()
     jobs = submit_demo(config, out)
     for job in jobs:
@@ -169,7 +177,7 @@ def _run(args):
     from audit.jobs.submit import submit_audit
 
     request, out = request_from(args)
-    config = configuration.load()
+    config = _loaded(configuration)
     job, created = submit_audit(config, request, out)
     print(f"{job.name} · job {job.id} · {job.folder}" + ("" if created else " · already known"), flush=True)
     if args.detach:

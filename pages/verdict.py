@@ -67,7 +67,7 @@ def tiles(report):
             _tile(
                 "Shuffled-label control",
                 fmt.auc(control["auc"]),
-                "chance, as it must be" if control["passed"] else "not chance: control failed",
+                f"95 % {fmt.auc_bounds(control['low'], control['high'])} · {'chance' if control['passed'] else 'control failed'}",
                 GLOSSARY["shuffled-label control"],
             )
 

@@ -13,6 +13,7 @@ from audit.errors import RunFolderError
 from audit.report.export import export_npz
 from audit.report.run import open_run
 from audit.report.words import NOT_SEEN_ALWAYS, verdict_words
+from audit.stats import evaluate
 from audit.tables import Tables
 from tests.synthetic import STEPS, synthetic_run
 
@@ -80,6 +81,14 @@ def test_swapped_folders_are_inconclusive_and_never_flipped(tmp_path):
     assert report["verdict"]["level"] == "inconclusive" and report["verdict"]["rule"] == 1 and report["verdict"]["kind"] == "order"
     assert report["direction"]["auc"]["high"] < 0.4 and not report["direction"]["passed"]
     assert verdict_words(report).next == "check which folder is which."
+
+
+def test_swapped_labels_turn_every_figure_round(high):
+    run = open_run(high)
+    inside = run.evaluation
+    for row in run.report["attacks"]:
+        turned = evaluate(run.scores_of(row["name"])[inside], ~run.is_member[inside]).auc
+        assert (turned.value, turned.low, turned.high) == pytest.approx((1 - row["auc"]["value"], 1 - row["auc"]["high"], 1 - row["auc"]["low"]), abs=1e-9)
 
 
 def test_levels_follow_the_leak(high, tmp_path):

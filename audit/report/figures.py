@@ -104,7 +104,7 @@ def roc_figure(run, attacks, log=False, threshold=None, height=315, legend=False
         _band(fig, run, attacks[0], log, floor_y)
     low = min(floor_x, floor_y) if log else 0
     _chance(fig, [low, 1], [low, 1])
-    for name in attacks:
+    for name in reversed(attacks):  # the first stands on top where curves coincide
         _curve(fig, run, name, looks[name], log, floor_x, floor_y)
     if threshold is not None and (not log or threshold.tpr > 0):
         x = max(threshold.fpr, floor_x) if log else threshold.fpr
@@ -112,6 +112,7 @@ def roc_figure(run, attacks, log=False, threshold=None, height=315, legend=False
         mark = {"symbol": "diamond", "size": 13, "color": palette.CHOSEN, "line": {"color": "white", "width": 1.5}}
         fig.add_scatter(x=[x], y=[threshold.tpr], mode="markers", marker=mark, name="threshold", showlegend=False, hovertemplate=f"<b>threshold</b><br>{words}<extra></extra>")
     style(fig, height, legend=legend, zoom=True, description=_roc_alt(run, attacks, log))
+    fig.update_layout(legend_traceorder="reversed")
     if log:
         _log_ground(fig, n, min(floor_y, floor_x), height)
     else:
@@ -156,7 +157,7 @@ def _band(fig, run, name, log, floor_y):
     fpr, low, high = series.attack_band(run, name)
     if log:
         low = np.maximum(low, floor_y)
-    _ribbon(fig, fpr, low, high, palette.CHOSEN, shape="linear")
+    _ribbon(fig, fpr, low, high, palette.CHOSEN, shape="hv")  # bounds step where the resolution does: a slanted edge would invent values between
 
 
 def _ribbon(fig, x, low, high, colour, opacity=palette.BAND_OPACITY, name="95 % band", legend=False, row=None, shape="linear"):

@@ -204,4 +204,4 @@ def _still_running(job_id):
 
 def _to_runs(label, job_id):
     if st.button(label, icon=":material/list_alt:", key="state_to_runs"):
-        st.switch_page("pages/runs.py", query_params={"run": job_id, "show": job_id})
+        st.switch_page("pages/runs.py", query_params={"run": job_id})

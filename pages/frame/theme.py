@@ -15,7 +15,7 @@ FRAME_CSS = """
 h1, h2, h3, h4 { letter-spacing: -.005em; }
 [data-testid="stHeading"] h1 { padding: 0 0 .2rem; }
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { opacity: .8; color: inherit; }
-[data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primary"] *,
+[data-testid="stBaseButton-primary"]:not(:disabled), [data-testid="stBaseButton-primary"]:not(:disabled) *,
 [data-testid="stMultiSelect"] [data-baseweb="tag"], [data-testid="stMultiSelect"] [data-baseweb="tag"] * { color: light-dark(#FFFFFF,#11151B) !important; }
 [data-testid="stMetricValue"], [data-testid="stMetricDelta"], [data-testid="stTable"], [data-testid="stText"],
   [data-testid="stMarkdownContainer"] { font-variant-numeric: tabular-nums; }
