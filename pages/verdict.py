@@ -67,8 +67,8 @@ def tiles(report):
             _tile(
                 "Shuffled-label control",
                 fmt.auc(control["auc"]),
-                f"95 % {fmt.auc_bounds(control['low'], control['high'])} · {'chance' if control['passed'] else 'control failed'}",
-                GLOSSARY["shuffled-label control"],
+                "chance, as it must be" if control["passed"] else "not chance: control failed",
+                f"95 % {fmt.auc_bounds(control['low'], control['high'])}. {GLOSSARY['shuffled-label control']}",
             )
 
 
