@@ -110,7 +110,8 @@ def roc_figure(run, attacks, log=False, threshold=None, height=315, legend=False
         x = max(threshold.fpr, floor_x) if log else threshold.fpr
         words = f"{fmt.share(threshold.tpr, members)} of members at {fmt.share(threshold.fpr, n)} FPR"
         mark = {"symbol": "diamond", "size": 13, "color": palette.CHOSEN, "line": {"color": "white", "width": 1.5}}
-        fig.add_scatter(x=[x], y=[threshold.tpr], mode="markers", marker=mark, cliponaxis=False, name="threshold", showlegend=False, hovertemplate=f"<b>threshold</b><br>{words}<extra></extra>")
+        hover = f"<b>threshold</b><br>{words}<extra></extra>"
+        fig.add_scatter(x=[x], y=[threshold.tpr], mode="markers", marker=mark, cliponaxis=False, name="threshold", showlegend=False, hovertemplate=hover)
     style(fig, height, legend=legend, zoom=True, description=_roc_alt(run, attacks, log))
     fig.update_layout(legend_traceorder="reversed")
     if log:
