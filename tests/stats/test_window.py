@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import RequestError, RunFolderError, WindowError
+from audit.stats import window as module
 from audit.stats.window import STATISTICS, Window, kept_rows, reduce, reduce_draw
 from audit.tables import Tables, write_tables
 
@@ -204,3 +205,16 @@ def test_missing_or_damaged_tables_are_named(tmp_path):
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(RunFolderError):
         Tables.load(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 101, 256])
+def test_the_median_is_numpys_bit_for_bit(rows, monkeypatch):
+    """In one block, in blocks on two threads, with an infinite loss and with a missing one."""
+    monkeypatch.setattr(module, "MEDIAN_BLOCK", 400)
+    values = np.random.default_rng(rows).normal(size=(rows, 1500)).astype(np.float32)
+    values[rows // 2, 700] = np.inf
+    values[0, 3] = np.nan
+    images = np.random.default_rng(1).permutation(1500)[:1300]
+    with np.errstate(invalid="ignore"):
+        expected = np.median(values[:, images], axis=0)
+    assert np.array_equal(module._median(values, images), expected, equal_nan=True)
