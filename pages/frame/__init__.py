@@ -28,6 +28,10 @@ CSS hooks by container key: `verdict_LEVEL…` coloured bar · `points…` bulle
 `small…` st.text as a caption · `noprint…` left out of print · `pixels…` images without smoothing.
 """
 
+import os
+
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # small tables only: Arrow's own pool would hold 5 MB for them
+
 from pages.frame.menu import go, guard, link, main, nav
 from pages.frame.runs import Entry, badge, config, current, heading, list_runs, page_head, store
 from pages.frame.states import first_visit, notice, start_demo, state
