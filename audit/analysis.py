@@ -1,44 +1,56 @@
-"""From the stored tables of a run to its numbers, in the order of work of docs/statistics.md: split, calibrate, evaluate, permute, decide.
+"""From the stored tables of a run to its numbers, in the order of work of docs/statistics.md: split, calibrate, evaluate, permute, look without the model, decide.
 
 Nothing here needs a model: `python -m audit rescore DIR` runs the same function on a finished run folder and gives the same report.json.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from audit.attacks import ATTACKS, choose
+from audit.csvs import images_csv, scores_csv
 from audit.errors import AttackError, RunFolderError
-from audit.files import csv_cell, csv_text, write_json, write_text
-from audit.request import Request
-from audit.selection import Selection, select
+from audit.files import write_json, write_text
+from audit.halves import Halves, plan_halves
+from audit.measured import Measured, read_measured
 from audit.stats.auc import Interval, auc, auc_interval
-from audit.stats.controls import Control, at_chance
+from audit.stats.blind import Blind, blind_baseline
+from audit.stats.controls import Control, at_chance, nonmembers_labels, planted_leak
+from audit.stats.crossfit import cross_fitted_auc
+from audit.stats.epsilon import EpsilonBound, default_delta, epsilon_lower_bound
 from audit.stats.evaluate import Evaluation, evaluate
+from audit.stats.flags import Flags, flag
+from audit.stats.paper_protocol import paper_protocol
 from audit.stats.permutation import PermutationResult, permutation_test
-from audit.stats.power import minimum_detectable_auc
-from audit.stats.split import half_split
+from audit.stats.power import minimum_detectable_auc, minimum_detectable_share
+from audit.stats.set_level import SetLevel, set_level
 from audit.stats.streams import stream
+from audit.stats.threshold import ThresholdPoint, at_thresholds
 from audit.stats.tpr import tpr_at_fpr
 from audit.stats.verdict import Decision, Evidence, decide
-from audit.tables import Tables
+from audit.sweep import Jury, Sweep, sweep
 
 TAIL_FPR = 0.05  # the tail attack is the best calibration TPR at this FPR (docs/verdict.md)
+RANDOM = ("manifest", "stated-random")  # splits that an ε may rest on
 
 
 @dataclass
 class AttackResult:
-    """One attack of one run; `status` done, failed or skipped with `reason`."""
+    """One attack of one run; `status` done, failed or skipped with `reason`. Under cross-fitting `choice` and `scores` are those of the first repeat."""
 
     name: str
     status: str = "done"
     reason: str | None = None
-    selection: Selection | None = None
+    sweep: Sweep | None = None
+    choice: object = None
     scores: np.ndarray | None = None
+    calibration_auc: float | None = None
+    best_of_sweep_auc: float | None = None
     calibration_tail: float | None = None
+    auc: Interval | None = None
     evaluation: Evaluation | None = None
+    at_threshold: tuple[ThresholdPoint, ...] = ()
     noise_sd: float | None = None
     calls_at_setting: int | None = None
     calls_per_image: int | None = None
@@ -46,63 +58,87 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class Direction:
-    """Do members score lower than non-members? attack, settings: the strongest such reading; auc: on the evaluation half; z, point: rank z and its 0.1 % point."""
+    """Do members score lower than non-members?
+
+    attack, settings: the strongest such reading; auc: on the images judged; z, point: rank z and its 0.1 % point;
+    counts: False where the declared direction is the stronger one in a sweep that holds settings of both kinds.
+    """
 
     attack: str
     settings: dict
     auc: Interval
     z: float
     point: float
+    counts: bool = True
+
+    @property
+    def passed(self):
+        """False: direction or labels are wrong."""
+        return not (self.counts and self.z < self.point)
 
 
 @dataclass
 class Analysis:
     """Everything that report.json is built from."""
 
-    request: Request
-    queries: dict
-    measurement: dict
-    is_member: np.ndarray
-    calibration: np.ndarray
+    measured: Measured
+    halves: Halves
     kept: np.ndarray
     attacks: dict = field(default_factory=dict)
     permutation: PermutationResult | None = None
     headline: str | None = None
     tail: str | None = None
     direction: Direction | None = None
-    control: Control | None = None
+    controls: list[Control] = field(default_factory=list)
+    blind: Blind | None = None
     mda: float | None = None
+    mds: float | None = None
+    flags: Flags | None = None
+    set_level: SetLevel | None = None
+    epsilon: EpsilonBound | None = None
+    paper_protocol: dict | None = None
     decision: Decision | None = None
 
     @property
+    def is_member(self):
+        """bool (N,)."""
+        return self.measured.is_member
+
+    @property
+    def seed(self):
+        """The run's."""
+        return self.measured.request.seed
+
+    @property
+    def calibration(self):
+        """bool (N,): images that chose settings, with finite scores in every attack."""
+        return self.halves.calibration & self.kept
+
+    @property
     def evaluation(self):
-        """bool (N,): evaluation images with finite scores in every attack."""
-        return ~self.calibration & self.kept
+        """bool (N,): the other half, with finite scores in every attack."""
+        return ~self.halves.calibration & self.kept
+
+    @property
+    def judged(self):
+        """bool (N,): images behind the AUCs: the evaluation half, or all under cross-fitting."""
+        return self.kept if self.halves.crossed else self.evaluation
 
     @property
     def done(self):
         """{name: AttackResult} of the attacks with scores."""
         return {n: a for n, a in self.attacks.items() if a.status == "done"}
 
-
-def read_inputs(folder):
-    """(Request, queries, measurement, Tables) of a run folder. Raises RunFolderError."""
-    folder = Path(folder)
-    try:
-        request = Request.from_json(json.loads((folder / "request.json").read_text(encoding="utf-8")))
-        queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-        measurement = json.loads((folder / "measurement.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunFolderError(f"{folder.name} is not a measured run: {Path(error.filename).name} is missing. Expected a run folder with its tables.") from None
-    except ValueError:
-        raise RunFolderError(f"{folder.name} is damaged: request.json, queries.json or measurement.json cannot be read. Run the audit again.") from None
-    return request, queries, measurement, Tables.load(folder / "tables")
+    def clusters(self, inside):
+        """int (n,) near-duplicate clusters of some images, or None where each image stands alone."""
+        clusters = self.measured.clusters[inside]
+        return clusters if len(np.unique(clusters)) < len(clusters) else None
 
 
-def analyse(folder):
-    """Compute every number of a run and write scores.csv, report.json and report.html.
+def analyse(folder, check=None):
+    """Compute every number of a run and write scores.csv, images.csv, report.json and report.html.
 
-    Args: folder: a run folder with request.json, queries.json, measurement.json and tables/.
+    Args: folder: a run folder with request.json, queries.json, measurement.json, features.npz and tables/; check(): called between steps, may raise to stop.
     Returns: the report as a dict.
     Raises: RunFolderError.
     """
@@ -111,65 +147,118 @@ def analyse(folder):
     from audit.report.run import open_run
 
     folder = Path(folder)
-    result = compute(*read_inputs(folder))
+    result = compute(read_measured(folder), check)
     report = build_report(result)
     write_text(folder / "scores.csv", scores_csv(result))
+    write_text(folder / "images.csv", images_csv(result))
     write_json(folder / "report.json", report)
     run = open_run(folder)
     write_text(folder / "report.html", render(run))
     return run.report
 
 
-def compute(request, queries, measurement, tables):
-    """The Analysis of one run; pure. Args as `read_inputs` returns them."""
-    is_member = np.array([image["is_member"] for image in queries["images"]], dtype=bool)
-    out = Analysis(request, queries, measurement, is_member, half_split(is_member, request.seed), np.ones(len(is_member), bool))
-    for name in choose(request.attacks):
-        out.attacks[name] = _score(ATTACKS[name], tables, out)
-    for attack in out.done.values():
-        out.kept &= np.isfinite(attack.scores)
+def compute(measured, check=None):
+    """The Analysis of one measured run; pure. Args: check(): see `analyse`. Raises RunFolderError: no attack could be scored."""
+    check = check or (lambda: None)
+    is_member, seed = measured.is_member, measured.request.seed
+    clusters = measured.clusters if len(np.unique(measured.clusters)) < len(is_member) else None
+    out = Analysis(measured, plan_halves(is_member, seed, clusters), np.ones(len(is_member), bool))
+    juries = _juries(out)
+    for name in choose(measured.request.attacks):
+        check()
+        out.attacks[name] = _score(ATTACKS[name], out, juries)
     usable = out.done
     if not usable:
         raise RunFolderError("No attack could be scored: " + "; ".join(f"{n} {a.reason}" for n, a in out.attacks.items()) + ".")
+    for attack in usable.values():
+        out.kept &= np.isfinite(attack.scores)
     for name, attack in usable.items():
-        _evaluate(ATTACKS[name], attack, tables, out)
-    out.headline = max(usable, key=lambda n: usable[n].selection.calibration_auc)
+        check()
+        _evaluate(ATTACKS[name], attack, out)
+    out.headline = max(usable, key=lambda n: usable[n].calibration_auc)
     out.tail = max(usable, key=lambda n: usable[n].calibration_tail)
-    inside = out.evaluation
-    out.permutation = permutation_test({n: a.scores[inside] for n, a in usable.items()}, is_member[inside], request.seed)
-    out.direction = _direction(tables, out)
-    out.control = _shuffled_control(tables, out)
-    members, nonmembers = int(is_member[inside].sum()), int((~is_member[inside]).sum())
-    out.mda = minimum_detectable_auc(members, nonmembers, out.permutation.critical_z)
-    out.decision = decide(_evidence(out, members, nonmembers))
+    check()
+    _permute(out)
+    check()
+    _control(out, juries)
+    check()
+    out.blind = blind_baseline(
+        measured.features.values[out.kept], measured.features.names, measured.features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept)
+    )
+    check()
+    _per_image_and_set(out)
+    out.decision = decide(_evidence(out))
     return out
 
 
-def _score(attack, tables, out):
-    """Choose settings on the calibration half and score every image."""
-    result = AttackResult(attack.card.name)
+def _juries(out):
+    """{what for: [Jury]}: who chooses settings, and the two controls that run the whole procedure on labels that say nothing."""
+    is_member, first = out.is_member, out.halves.calibration
+    mixed, halved = is_member.copy(), np.zeros(len(is_member), bool)
+    for part, name in ((first, "calibration"), (~first, "evaluation")):
+        mixed[part] = stream(out.seed, f"shuffled labels {name}").permutation(mixed[part])
+        halved |= nonmembers_labels(part & ~is_member, out.seed, name)
+    return {
+        "choose": [Jury(half, is_member) for half in out.halves.choosing],
+        "all": [Jury(np.ones(len(is_member), bool), is_member)],
+        "shuffled_labels": [Jury(first, mixed)],
+        "nonmembers_twice": [Jury(first & ~is_member, halved)],
+    }
+
+
+def _score(attack, out, juries):
+    """Try all settings and score every image at those that the calibration half chose."""
+    result, tables = AttackResult(attack.card.name), out.measured.tables
     try:
-        result.selection = select(attack, tables, out.is_member, out.calibration, out.request.settings.get(result.name))
-        choice = result.selection.choice
-        result.scores = attack.score(tables, choice)
-        result.calls_at_setting, result.calls_per_image = attack.calls_at_setting(tables, choice), attack.calls_per_image(tables)
+        result.sweep = sweep(attack, tables, [j for group in juries.values() for j in group], out.measured.request.settings.get(result.name), keep=out.halves.crossed)
+        best = result.sweep.best(0)
+        result.choice = result.sweep.candidates[best]
+        result.scores = attack.score(tables, result.choice)
+        result.calibration_auc = float(result.sweep.aucs[0, best])
+        result.best_of_sweep_auc = float(result.sweep.aucs[len(juries["choose"])].max())
+        result.calls_at_setting, result.calls_per_image = attack.calls_at_setting(tables, result.choice), attack.calls_per_image(tables)
     except AttackError as error:
         return AttackResult(attack.card.name, status="failed", reason=str(error))
     return result
 
 
-def _evaluate(attack, result, tables, out):
+def _evaluate(attack, result, out):
     """Held-out figures of one attack, on the images that all attacks can score."""
-    inside, before = out.evaluation, out.calibration & out.kept
-    result.calibration_tail = tpr_at_fpr(result.scores[before], out.is_member[before], TAIL_FPR).tpr or 0.0
-    result.evaluation = evaluate(result.scores[inside], out.is_member[inside])
-    draws = out.measurement["measurement"]["draws"]
+    inside, before, is_member = out.evaluation, out.calibration, out.is_member
+    result.calibration_tail = tpr_at_fpr(result.scores[before], is_member[before], TAIL_FPR).tpr or 0.0
+    result.evaluation = evaluate(result.scores[inside], is_member[inside])
+    result.auc = result.evaluation.auc
+    if out.halves.crossed:
+        result.auc = cross_fitted_auc(_folds(result.sweep, out))
+    result.at_threshold = at_thresholds(result.scores[before], is_member[before], result.scores[inside], is_member[inside])
+    draws = out.measured.facts["measurement"]["draws"]
     if draws > 1:
-        per_draw = [auc(attack.score_draw(tables, result.selection.choice, d, inside), out.is_member[inside]) for d in range(draws)]
+        per_draw = [auc(attack.score_draw(out.measured.tables, result.choice, d, inside), is_member[inside]) for d in range(draws)]
         result.noise_sd = float(np.std(per_draw, ddof=1))
 
 
-def _direction(tables, out):
+def _folds(trial, out):
+    """Per repeat the two (scores, labels) of its halves, each at the settings that the other half chose."""
+    pairs = []
+    for fold, half in enumerate(out.halves.choosing):
+        judged = ~half & out.kept
+        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged]))
+    return list(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def _permute(out):
+    """One test over all attacks. Under a half split each attack is one frozen score; under cross-fitting every setting that was tried, on all images."""
+    inside, usable = out.judged, out.done
+    labels = out.is_member[inside]
+    columns = {n: (a.sweep.scores[:, inside] if out.halves.crossed else a.scores[inside]) for n, a in usable.items()}
+    out.permutation = permutation_test(columns, labels, out.seed, clusters=out.clusters(inside))
+    members, nonmembers = int(labels.sum()), int((~labels).sum())
+    out.mda = minimum_detectable_auc(members, nonmembers, out.permutation.critical_z)
+    out.mds = minimum_detectable_share(members, nonmembers, out.permutation.critical_z)
+    out.direction = _crossed_direction(columns, out) if out.halves.crossed else _direction(out)
+
+
+def _direction(out):
     """The direction check of rule 1, on the settings that rank members lowest on the calibration half.
 
     Chosen settings alone cannot see swapped folders: the sweep would settle where nothing shows. A leak in the declared direction may rank members a little
@@ -177,55 +266,76 @@ def _direction(tables, out):
     """
     inside, perm = out.evaluation, out.permutation
     labels = out.is_member[inside]
-    scores = {n: ATTACKS[n].score(tables, a.selection.lowest)[inside] for n, a in out.done.items()}
+    lowest = {n: a.sweep.candidates[a.sweep.worst(0)] for n, a in out.done.items()}
+    scores = {n: ATTACKS[n].score(out.measured.tables, choice)[inside] for n, choice in lowest.items()}
     finite = {n: s for n, s in scores.items() if np.isfinite(s).all()}
-    reverse = permutation_test(finite, labels, out.request.seed)
-    name = min(finite, key=lambda n: reverse.z[n]["rank"])
-    strongest = max(z["rank"] for z in perm.z.values())
-    if -reverse.lowest_rank_z <= strongest:  # the declared direction is at least as strong
-        name = min(perm.z, key=lambda n: perm.z[n]["rank"])
-        choice, lowest = out.attacks[name].selection.choice, perm
-        return Direction(name, choice.settings(), auc_interval(out.attacks[name].scores[inside], labels), lowest.lowest_rank_z, lowest.lowest_rank_point)
-    return Direction(name, out.attacks[name].selection.lowest.settings(), auc_interval(finite[name], labels), reverse.lowest_rank_z, reverse.lowest_rank_point)
+    reverse = permutation_test(finite, labels, out.seed, clusters=out.clusters(inside)) if finite else perm
+    if finite and -reverse.lowest_rank_z > perm.highest_rank_z:  # the declared direction is the weaker one
+        name = min(finite, key=lambda n: reverse.z[n]["rank"])
+        return Direction(name, lowest[name].settings(), auc_interval(finite[name], labels), reverse.lowest_rank_z, reverse.lowest_rank_point)
+    name = min(perm.z, key=lambda n: perm.z[n]["rank"])
+    return Direction(name, out.attacks[name].choice.settings(), auc_interval(out.attacks[name].scores[inside], labels), perm.lowest_rank_z, perm.lowest_rank_point)
 
 
-def _shuffled_control(tables, out):
-    """The headline attack's whole procedure, settings included, on labels mixed at random within each half."""
-    mixed = out.is_member.copy()
-    for part, name in ((out.calibration, "calibration"), (~out.calibration, "evaluation")):
-        mixed[part] = stream(out.request.seed, f"shuffled labels {name}").permutation(mixed[part])
-    attack = ATTACKS[out.headline]
-    choice = select(attack, tables, mixed, out.calibration, out.request.settings.get(out.headline)).choice
-    scores, inside = attack.score(tables, choice), out.evaluation
-    return at_chance("shuffled_labels", scores[inside], mixed[inside])
+def _crossed_direction(columns, out):
+    """The same where the test saw every setting: the setting that ranks members lowest on all images."""
+    perm, everybody = out.permutation, len(out.halves.choosing)
+    name = min(columns, key=lambda n: out.attacks[n].sweep.aucs[everybody].min())
+    trial = out.attacks[name].sweep
+    row = trial.worst(everybody)
+    counts = -perm.lowest_rank_z > perm.highest_rank_z
+    return Direction(name, trial.candidates[row].settings(), auc_interval(columns[name][row], out.is_member[out.judged]), perm.lowest_rank_z, perm.lowest_rank_point, counts)
 
 
-def _evidence(out, members, nonmembers):
-    lead, tail = out.attacks[out.headline].evaluation, out.attacks[out.tail].evaluation
-    at_one_percent = next(p for p in tail.tpr_at_fpr if p.fpr == 0.01)
+def _control(out, juries):
+    """The controls: labels mixed at random, and non-members against non-members, each through the whole procedure; and a planted leak that must be found."""
+    first = len(juries["choose"]) + 1
+    for row, (name, everybody) in enumerate((("shuffled_labels", True), ("nonmembers_twice", False)), start=first):
+        labels = juries[name][0].labels
+        lead = max(out.done, key=lambda n: out.attacks[n].sweep.aucs[row].max())
+        trial = out.attacks[lead].sweep
+        scores = ATTACKS[lead].score(out.measured.tables, trial.candidates[trial.best(row)])
+        inside = out.evaluation & np.isfinite(scores) & (everybody | ~out.is_member)
+        out.controls.append(at_chance(name, scores[inside], labels[inside]))
+    inside = out.evaluation
+    columns = {n: a.scores[inside] for n, a in out.done.items()}
+    critical = permutation_test(columns, out.is_member[inside], out.seed).critical_z if out.halves.crossed else out.permutation.critical_z
+    out.controls.append(planted_leak(columns, out.is_member[inside], out.headline, critical, out.seed))
+
+
+def _per_image_and_set(out):
+    """Flags on single images, the set-level test, ε and the paper's own protocol; all on the halves of the first repeat."""
+    inside, before, is_member, request = out.evaluation, out.calibration, out.is_member, out.measured.request
+    lead = out.attacks[out.headline]
+    out.flags = flag(lead.scores[before & ~is_member], lead.scores[inside], is_member[inside])
+    out.set_level = set_level({n: a.scores[out.kept] for n, a in out.done.items()}, is_member[out.kept], out.halves.calibration[out.kept], out.seed)
+    if out.measured.provenance["kind"] in RANDOM:
+        alone = np.zeros(len(is_member), bool)
+        alone[np.unique(out.measured.clusters, return_index=True)[1]] = True  # near duplicates shared one coin: one image stands for them
+        delta, a, b = default_delta(int(is_member.sum())), before & alone, inside & alone
+        out.epsilon = epsilon_lower_bound(lead.scores[a], is_member[a], lead.scores[b], is_member[b], delta, out.seed, request.claimed_dp)
+    table = next((out.measured.tables[t] for n in (out.headline, *out.done) if len(ATTACKS[n].card.tables) == 1 for t in ATTACKS[n].card.tables if t in out.measured.tables), None)
+    if table is not None and table.axis == "timestep" and len(table.scored_index) > 1:
+        losses = np.asarray(table.values[table.scored_index][:, out.kept], dtype=np.float64).T
+        out.paper_protocol = {"table": table.name} | paper_protocol(losses, table.scored_timesteps, is_member[out.kept], out.seed)
+
+
+def _evidence(out):
+    lead, tail = out.attacks[out.headline], out.attacks[out.tail]
+    labels = out.is_member[out.judged]
     return Evidence(
         p_leak=out.permutation.p_value,
         auc_low=lead.auc.low,
-        tpr_low=at_one_percent.low,
+        tpr_low=next(p for p in tail.evaluation.tpr_at_fpr if p.fpr == 0.01).low,
         mda=out.mda,
-        evaluation_members=members,
-        evaluation_nonmembers=nonmembers,
-        controls_passed=out.control.passed,
+        evaluation_members=int(labels.sum()),
+        evaluation_nonmembers=int((~labels).sum()),
+        controls_passed=all(c.passed for c in out.controls),
         lowest_rank_z=out.direction.z,
-        lowest_rank_point=out.direction.point,
+        lowest_rank_point=out.direction.point if out.direction.counts else -np.inf,
+        split_random=out.measured.provenance["kind"] == "manifest",
+        p_blind=out.blind.p_value,
+        blind_auc=out.blind.auc.value,
+        blind_sd=out.blind.sd,
+        blind_tpr_high=out.blind.tpr_high,
     )
-
-
-def scores_csv(out):
-    """scores.csv as text: image_id, path, is_member, half, then a column per attack that was scored."""
-    names = list(out.done)
-    columns = [out.attacks[n].scores for n in names]
-    rows = (
-        [image["image_id"], csv_cell(image["path"]), bool(image["is_member"]), "calibration" if out.calibration[i] else "evaluation", *(_number(c[i]) for c in columns)]
-        for i, image in enumerate(out.queries["images"])
-    )
-    return csv_text(["image_id", "path", "is_member", "half", *names], rows)
-
-
-def _number(value):
-    return repr(float(value)) if np.isfinite(value) else ""

@@ -8,10 +8,14 @@ import warnings
 from pathlib import Path
 
 from audit import __version__
+from audit.cli_gate import gate, gate_flags
 from audit.errors import AuditError, RequestError
 from audit.presets import PRESETS
 from audit.request import DEVICES, PRECISIONS
 
+SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
+RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch_size", "device", "precision")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp")
 OK, COULD_NOT_RUN, INCONCLUSIVE, INTERRUPTED = 0, 2, 3, 130
 
 
@@ -74,6 +78,13 @@ def _parser():
     report.add_argument("folder", metavar="DIR", help="run folder")
     report.add_argument("--html", required=True, metavar="F", help="file to write")
     report.add_argument("--thumbnails", action="store_true", help="include thumbnails: the report then shows training images")
+    split = command("split", _split, "draw members and non-members at random, before training, and write the manifest that later audits verify against")
+    split.add_argument("folder", metavar="FOLDER", help="folder, .zip or .npz of images")
+    split.add_argument("--out", required=True, metavar="F", help="manifest to write; an existing file is refused")
+    split.add_argument("--seed", type=_whole, metavar="N", help="of the coins (a fresh one; the manifest holds it)")
+    split.add_argument("--query", type=_whole, metavar="N", help="only N images get a coin, the others are for training only")
+    split.add_argument("--copy", metavar="DIR", help="new folder that gets members/, nonmembers/ and training/ as copies")
+    gate_flags(command("gate", gate, "hold a finished run against limits: exit code 0 kept, 1 broken, 3 undecided"))
     command("jobs", _jobs, "list the jobs").add_argument("--json", action="store_true", help="machine-readable")
     command("cancel", _cancel, "cancel a job").add_argument("id", metavar="ID", help="job id, or its first characters")
     command("worker", _worker, "run the worker in the foreground")
@@ -98,6 +109,10 @@ def _run_flags(run):
         run.add_argument(f"--{name}", type=_whole, metavar="N", help=text)
     run.add_argument("--device", metavar="|".join(DEVICES), help="where the network runs (auto)")
     run.add_argument("--precision", metavar="|".join(PRECISIONS), help="fp32 unless asked")
+    drawn = run.add_mutually_exclusive_group()
+    drawn.add_argument("--manifest", metavar="F", help="verify the split that `split` drew before training")
+    drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
+    run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
 
 
 def _whole(text):
@@ -113,9 +128,11 @@ def request_from(args):
     from audit.request import Request
 
     given = _config_file(args.config) if args.config else {}
-    for name in ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch_size", "device", "precision"):
+    for name in RUN_NAMES:
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
+            if name in SPLIT_FLAGS:  # a flag wins over the file's other way to say it
+                given.pop(SPLIT_FLAGS[name], None)
     for name in ("checkpoint", "members", "nonmembers"):
         if not given.get(name):
             raise RequestError(f"--{name} is missing. Expected a path{' to a checkpoint' if name == 'checkpoint' else ' to a folder, .zip or .npz of images'}.")
@@ -123,6 +140,11 @@ def request_from(args):
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
         given[name] = str(path.resolve())
+    if given.get("manifest"):
+        path = Path(given["manifest"]).expanduser()
+        if not path.is_file():
+            raise RequestError(f"--manifest: {path.name} was not found. Expected the file that python -m audit split wrote: check the path.")
+        given["manifest"] = str(path.resolve())
     attacks = given.get("attacks", ())
     given["attacks"] = choose([a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks))
     check_settings(given.get("settings", {}))
@@ -138,7 +160,7 @@ def _config_file(path):
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RequestError(f"--config: {Path(path).name} cannot be read ({type(error).__name__}). Expected YAML with the names of the flags.") from None
-    known = {"checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch-size", "device", "precision", "settings"}
+    known = {name.replace("_", "-") for name in RUN_NAMES} | {"settings"}
     if not isinstance(data, dict) or set(data) - known:
         unknown = sorted(set(data) - known)[:3] if isinstance(data, dict) else type(data).__name__
         raise RequestError(f"--config: {Path(path).name} holds {unknown}. Expected only the names {', '.join(sorted(known))}.")
@@ -175,9 +197,12 @@ def _run(args):
     from audit import config as configuration
     from audit.cli_progress import print_result, wait
     from audit.jobs.submit import submit_audit
+    from audit.planner import plan_of_files
 
     request, out = request_from(args)
     config = _loaded(configuration)
+    for line in plan_of_files(request.members, request.nonmembers):
+        print(line)
     job, created = submit_audit(config, request, out)
     print(f"{job.name} · job {job.id} · {job.folder}" + ("" if created else " · already known"), flush=True)
     if args.detach:
@@ -252,6 +277,37 @@ def _report(args):
         raise RequestError(f"{Path(args.html).name} cannot be written ({error.strerror}). Choose another place.") from None
     print(f"wrote {Path(args.html).name}")
     return OK
+
+
+def _split(args):
+    from audit import format as fmt
+    from audit.planner import LEAST, power_lines
+    from audit.splitter import split
+
+    drawn = split(Path(args.folder).expanduser(), Path(args.out).expanduser(), args.seed, args.query, args.copy and Path(args.copy).expanduser())
+    manifest, counts = drawn.manifest, drawn.counts
+    left = [f"{''.join(c if c.isprintable() else '?' for c in name)}: {reason}" for name, reason in drawn.left_out]
+    print(f"{fmt.count(len(manifest['images']))} images read" + (f", {fmt.count(len(left))} left out (first: {left[0]})" if left else ""))
+    print(f"{fmt.count(drawn.sharing)} of them share their coin with a near duplicate")
+    print(f"{fmt.count(counts['member'])} members, {fmt.count(counts['nonmember'])} non-members, {fmt.count(counts['training'])} for training only")
+    for line in power_lines(counts["member"], counts["nonmember"]) if min(counts["member"], counts["nonmember"]) >= LEAST else ():
+        print(f"  {line}")
+    print(f"wrote {Path(args.out).name} (seed {manifest['seed']}, sha256 {fmt.fingerprint(manifest['sha256'])})")
+    _say_next(args, counts, npz=args.folder.lower().endswith(".npz"))
+    return OK
+
+
+def _say_next(args, counts, npz):
+    """The two commands that follow a split: train on what the coins allow, then audit."""
+    import shlex
+
+    places = {name: shlex.quote(str(Path(args.copy or "DIR") / name) + (".npz" if npz else "")) for name in ("members", "nonmembers", "training")}
+    trained = [places["members"]] + ([places["training"]] if counts["training"] else [])
+    print("Next: train on the members" + (" and the training images" if counts["training"] else "") + " alone, with this trainer or yours, then audit:")
+    print("  python -m models.train " + " ".join(f"--images {place}" for place in trained) + " --out MODEL")
+    print(f"  python -m audit run --checkpoint MODEL --members {places['members']} --nonmembers {places['nonmembers']} --manifest {shlex.quote(args.out)}")
+    if not args.copy:
+        print(f"DIR is yours to fill: {Path(args.out).name} says which image has which role; --copy DIR writes the folders.")
 
 
 def _store():

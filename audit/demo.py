@@ -9,8 +9,9 @@ NAMES = {"leaky": "leaky-fmnist", "twin": "twin-fmnist"}
 
 
 def demo_request(which):
-    """The Request of "leaky" or "twin": quick preset on both query sets."""
-    return Request(checkpoint=str(FOLDER / which), members=str(FOLDER / "members.zip"), nonmembers=str(FOLDER / "nonmembers.zip"), name=NAMES[which], preset="quick")
+    """The Request of "leaky" or "twin": quick preset on both query sets, with the manifest of their split."""
+    sets = {name: str(FOLDER / f"{name}.zip") for name in ("members", "nonmembers")}
+    return Request(checkpoint=str(FOLDER / which), **sets, name=NAMES[which], preset="quick", manifest=str(FOLDER / "manifest.json"))
 
 
 def submit_demo(config, out=None):

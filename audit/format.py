@@ -74,6 +74,12 @@ def percent_down(share: float) -> str:
     return percent(share, 0, ROUND_FLOOR)
 
 
+def percent_up(share: float) -> str:
+    """An upper bound or a smallest visible share for running text, rounded up: `12 %`, `2.1 %`, `2 %`; one decimal below 10 %."""
+    text = _scaled(share, 1 if share < 0.1 else 0, ROUND_CEILING)
+    return f"{text.removesuffix('.0')}{NARROW}%"
+
+
 def fpr(value: float) -> str:
     """A target false positive rate as it is named: `10 %`, `1 %`, `0.1 %`."""
     return f"{format(Decimal(repr(float(value))) * 100, 'f').rstrip('0').rstrip('.') if value < 0.1 else _scaled(value, 0)}{NARROW}%"
@@ -190,6 +196,11 @@ def epsilon(value: float | None, confidence: float, ceiling: float | None, equiv
     else:
         text = f"ε ≥ {fixed(value, 1, ROUND_FLOOR)} ({percent(confidence)})"
     return text if ceiling is None else f"{text}, ceiling {fixed(ceiling, 1, ROUND_FLOOR)} for this n"
+
+
+def delta(value: float) -> str:
+    """The δ of (ε, δ): `1e-5`, `0.001`."""
+    return f"{value:g}".replace("e-0", "e-")
 
 
 def count(n: int) -> str:

@@ -21,6 +21,12 @@ GLOSSARY = {
     "blind baseline": "A classifier that never sees the model. If it can tell the sets apart, an attack's success may have nothing to do with the model.",
     "shuffled-label control": "The same audit with labels mixed at random. It must give 0.5.",
     "smallest visible leak": "The AUC that this many images would show 4 times in 5.",
+    "ε (epsilon)": "A lower bound on privacy loss from this attack and these images; larger is worse, and 0 means nothing was shown, not that nothing leaks.",
+    "planted-leak control": "The same test on labels mixed at random, with a leak put in by hand. It must be found.",
+    "non-members control": "The same audit with half of the non-members in the members' place. It must give 0.5.",
+    "headline attack": "The attack with the best AUC on the calibration half, judged on the other half.",
+    "provenance": "How members and non-members were chosen, and on whose word that rests.",
+    "set-level test": "Do the members as a whole score higher? It can see what no single image shows.",
     "EMA": "A smoothed copy of the weights, usually the one released.",
 }
 """Word -> one or two sentences. A page takes its `help=` from here by name, so a word means the same everywhere."""

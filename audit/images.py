@@ -5,23 +5,32 @@ image stays is known only when both sets were read.
 
 The folder gets
     images.npy     uint8 (N,H,W,C), members first, each set in natural name order
-    queries.json   {"images": [{"image_id", "path", "is_member"}], "members", "nonmembers", "left_out": [{"path", "set", "reason"}],
-                    "duplicates": {"exact", "pairs": [{"image_id", "set": "members" | "nonmembers" | "both", "kept": path or null, "left_out": [paths]}]},
+    queries.json   {"images": [{"image_id", "path", "is_member", "cluster": int, "source_sha256"}], "members", "nonmembers", "left_out": [{"path", "set", "reason"}],
+                    "duplicates": {"exact", "pairs": [{"image_id", "set": "members" | "nonmembers" | "both", "kept": path or null, "left_out": [paths]}],
+                                   "near", "clusters", "near_pairs": [{"a", "a_path", "a_set", "b", "b_path", "b_set", "how", "correlation", "left_out"}], "rule"},
                     "modes": {set: {"28 x 28 grey PNG": count}}, "resized": {set: count}, "preprocessing": {"crop", "filter", "size": [H, W]}}
+                   cluster: images of one set that are near duplicates of each other share a number; source_sha256: of the file's bytes, in a .npz of the array's;
+                   near: images left out because a near duplicate stands in the other set, in left_out with "image_id" and the other's path ("of") too; clusters: groups of
+                   two and more that stay; near_pairs: a, b are image ids, at most 100 pairs, strongest first; rule: what was done, in a sentence
+    features.npz   names (F,) str, scalar (F,) bool, values (N,F) float64 (audit.features), rows as in queries.json
+    near.npz       only where near duplicates were left out: image_id (P,) str, pixels uint8 (P,h,w,C), small, for write_thumbnails
 """
 
+import hashlib
 import io
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from audit.duplicates import describe, renumbered, search
 from audit.errors import ImageSetError
+from audit.features import as_table, feature_names, features_of
 from audit.files import write_json
 from models.errors import ImageError, ModelError
 from models.imagefiles import ImageFile, pixels_of, read_set
@@ -36,6 +45,12 @@ COLOUR_ENOUGH = 32  # colour pictures in a row for a grey model: the rest of the
 COPY_BYTES = 16 * 2**20
 MODES_KEPT = 12
 THUMBNAIL_SIDE = 128
+PAIRS_KEPT = 100
+NEAR_REASON = "near duplicate in the other set"
+RULE = (
+    "A picture counts as a near duplicate when, re-encoded, slightly brighter or cropped, mirrored or turned, it is far closer to another than either is to the rest: "
+    "one of each set, and both are left out; inside a set, both stay and are split together."
+)
 MODE_WORDS = {"1": "black-and-white", "L": "grey", "LA": "grey with alpha", "P": "palette"}
 
 
@@ -44,8 +59,9 @@ class QuerySet:
     """The query images of an audit, as `prepare` left them in `folder`.
 
     Attributes:
-        images: dicts with image_id (16 hex), path (relative to its set), is_member; members first.
+        images: dicts with image_id (16 hex), path (relative to its set), is_member, cluster, source_sha256; members first.
         members, nonmembers: counts; left_out, duplicates, modes, resized, preprocessing: see the module.
+        provenance: what audit.provenance found, once the audit has asked it; else None.
     """
 
     folder: Path
@@ -57,6 +73,7 @@ class QuerySet:
     modes: dict
     resized: dict
     preprocessing: dict
+    provenance: dict | None = None
 
     @classmethod
     def load(cls, folder):
@@ -64,7 +81,8 @@ class QuerySet:
         folder = Path(folder)
         try:
             found = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-            return cls(folder, **{**found, "images": tuple(found["images"]), "left_out": tuple(found["left_out"])})
+            known = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+            return cls(folder, **{**known, "images": tuple(found["images"]), "left_out": tuple(found["left_out"])})
         except (OSError, ValueError, KeyError, TypeError):
             raise ImageSetError(f"The query images of {folder.name} are missing or damaged. Expected queries.json: run the audit again.") from None
 
@@ -81,15 +99,21 @@ class QuerySet:
         """bool (N,)."""
         return np.array([image["is_member"] for image in self.images], dtype=bool)
 
+    @cached_property
+    def clusters(self):
+        """int64 (N,); near duplicates of one set share a number."""
+        return np.array([image["cluster"] for image in self.images], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class _Read:
-    """One decoded file: `row` in the scratch file."""
+    """One decoded file: `row` in the scratch file, and among the descriptors and features of both sets."""
 
     side: str
     path: str
     image_id: str
     row: int
+    sha256: str
 
 
 class _Side:
@@ -98,19 +122,20 @@ class _Side:
     def __init__(self, name):
         self.name, self.files, self.colour, self.resized = name, 0, 0, 0
         self.read, self.left_out, self.modes = [], [], Counter()
+        self.descriptors, self.features = [], []
 
-    def leave_out(self, path, reason):
-        self.left_out.append({"path": path, "set": self.name, "reason": reason})
+    def leave_out(self, path, reason, **more):
+        self.left_out.append({"path": path, "set": self.name, "reason": reason} | more)
 
 
 def prepare(members, nonmembers, image_shape, folder, on_progress=None):
-    """Read both sets and write images.npy and queries.json.
+    """Read both sets and write images.npy, queries.json and features.npz.
 
     Args:
         members, nonmembers: paths of a folder (recursive), .zip or .npz; image_shape: (C,H,W) of the model, C is 1 or 3.
-        folder: where to write, made if missing; on_progress(files_read): called after every file, may raise to stop.
+        folder: where to write, made if missing; on_progress(files_read): called after every file, and again while near duplicates are looked for; may raise to stop.
     Returns: QuerySet.
-    Raises: ImageSetError: a set is missing, empty, too small or of another channel count, or the sets share too many pictures.
+    Raises: ImageSetError: a set is missing, empty, too small or of another channel count, or the sets share too many pictures, exactly or nearly.
     """
     folder = Path(folder)
     given = dict(zip(SETS, (members, nonmembers), strict=True))
@@ -124,19 +149,28 @@ def prepare(members, nonmembers, image_shape, folder, on_progress=None):
                 sides[name] = _read_side(name, given[name], image_shape, out, sum(len(s.read) for s in sides.values()), sum(s.files for s in sides.values()), on_progress)
         _require_pictures(sides, given)
         kept, duplicates = _without_duplicates(sides)
+        kept, clusters, near, lost = _without_near(kept, sides, image_shape, on_progress)
         counts = {name: sum(image.side == name for image in kept) for name in SETS}
         _require_enough(counts, sides, given)
         channels, *size = image_shape
-        _copy_rows(scratch, folder / "images.npy", [image.row for image in kept], (*size, channels))
+        rows = [image.row for image in kept]
+        _copy_rows(scratch, folder / "images.npy", rows, (*size, channels))
+        _write_near(scratch, folder / "near.npz", lost, (*size, channels))
     finally:
         scratch.unlink(missing_ok=True)
+    features = [row for side in sides.values() for row in side.features]
+    names, scalar = feature_names(channels)
+    _write_npz(folder / "features.npz", names=names, scalar=scalar, values=as_table([features[row] for row in rows]))
     write_json(
         folder / "queries.json",
         {
-            "images": [{"image_id": image.image_id, "path": image.path, "is_member": image.side == "members"} for image in kept],
+            "images": [
+                {"image_id": image.image_id, "path": image.path, "is_member": image.side == "members", "cluster": int(cluster), "source_sha256": image.sha256}
+                for image, cluster in zip(kept, clusters, strict=True)
+            ],
             **counts,
             "left_out": [entry for side in sides.values() for entry in side.left_out],
-            "duplicates": duplicates,
+            "duplicates": duplicates | near,
             "modes": {name: _most_common(side.modes) for name, side in sides.items()},
             "resized": {name: side.resized for name, side in sides.items()},
             "preprocessing": {"crop": "center", "filter": FILTER, "size": size},
@@ -167,7 +201,10 @@ def _read_side(name, path, image_shape, out, first_row, files_before, on_progres
             side.resized += pixels.shape[:2] != tuple(size)
             side.modes[_mode(entry)] += 1
             fitted = np.ascontiguousarray(fit(pixels, tuple(size), FILTER))
-            side.read.append(_Read(name, _text(entry.name), image_id(fitted), first_row + len(side.read)))
+            source = np.ascontiguousarray(entry.pixels) if entry.data is None else entry.data
+            side.read.append(_Read(name, _text(entry.name), image_id(fitted), first_row + len(side.read), hashlib.sha256(source).hexdigest()))
+            side.descriptors.append(describe(fitted))
+            side.features.append(features_of(entry, fitted))
             out.write(fitted.tobytes())
     except ModelError as error:
         raise ImageSetError(str(error)) from None
@@ -262,6 +299,57 @@ def _without_duplicates(sides):
     return kept, {"exact": sum(len(pair["left_out"]) for pair in pairs), "pairs": pairs}
 
 
+def _without_near(kept, sides, image_shape, on_progress):
+    """Drop pictures that have a near duplicate in the other set; group those that have one in their own.
+
+    Returns: (list of _Read that stay, their clusters int64 (N,), the near part of "duplicates" in queries.json, list of _Read left out whose pictures are to be shown).
+    Raises: ImageSetError: more than 5 % of a set have a copy in the other, near ones and exact ones together.
+    """
+    files = sum(side.files for side in sides.values())
+    descriptors = [row for side in sides.values() for row in side.descriptors]
+    members = np.array([image.side == "members" for image in kept])
+    found = search(np.stack([descriptors[image.row] for image in kept]), image_shape, members, lambda: on_progress(files) if on_progress else None)
+    across = members[found.pairs["a"]] != members[found.pairs["b"]]
+    other = {}
+    for pair in found.pairs[across]:  # strongest first
+        a, b = int(pair["a"]), int(pair["b"])
+        other.setdefault(a, (b, pair))
+        other.setdefault(b, (a, pair))
+    _require_few_near(kept, other, sides)
+    for i, (j, _) in sorted(other.items()):
+        sides[kept[i].side].leave_out(kept[i].path, NEAR_REASON, image_id=kept[i].image_id, of=kept[j].path)
+    gone = np.zeros(len(kept), bool)
+    gone[list(other)] = True
+    shown = across | ~(gone[found.pairs["a"]] | gone[found.pairs["b"]])
+    order = np.flatnonzero(shown)[np.argsort(~across[shown], kind="stable")][:PAIRS_KEPT]  # those left out before those that stay
+    pairs = [_near_pair(found.pairs[k], kept, bool(across[k])) for k in sorted(order)]
+    clusters = renumbered(found.cluster[~gone])
+    near = {"near": len(other), "clusters": int(np.count_nonzero(np.bincount(clusters) > 1)), "near_pairs": pairs, "rule": RULE}
+    pictured = {name for pair in pairs if pair["left_out"] for name in (pair["a"], pair["b"])}
+    return [kept[i] for i in np.flatnonzero(~gone)], clusters, near, [kept[i] for i in sorted(other) if kept[i].image_id in pictured]
+
+
+def _near_pair(pair, kept, left_out):
+    """One of "near_pairs"."""
+    a, b = kept[pair["a"]], kept[pair["b"]]
+    ends = {"a": a.image_id, "a_path": a.path, "a_set": a.side, "b": b.image_id, "b_path": b.path, "b_set": b.side}
+    return ends | {"how": str(pair["how"]), "correlation": float(pair["correlation"]), "left_out": left_out}
+
+
+def _require_few_near(kept, other, sides):
+    """Raise ImageSetError when too large a part of a set has copies in the other. Args: other: {index in kept: (index of its near duplicate, PAIR)}."""
+    ids = {name: {image.image_id for image in side.read} for name, side in sides.items()}
+    shared = len(ids["members"] & ids["nonmembers"])
+    near = Counter(kept[i].side for i in other)
+    if not other or all(near[name] + shared <= LARGEST_SHARED * len(ids[name]) for name in SETS):
+        return
+    i, (j, pair) = next(iter(other.items()))
+    how = {"same": "nearly the same", "mirrored": "mirrored"}.get(str(pair["how"]), f"{pair['how']} degrees")
+    count = max(near.values())
+    what = f"{count:,} file{' has a near duplicate' if count == 1 else 's have near duplicates'} in the other folder (first: {kept[i].path} and {kept[j].path}, {how})"
+    raise ImageSetError(f"{what}. An image cannot be member and non-member: remove {'it' if count == 1 else 'them'} from one side.")
+
+
 def _require_enough(counts, sides, given):
     """Raise ImageSetError for a set of fewer than 10 pictures."""
     for name, count in counts.items():
@@ -288,17 +376,59 @@ def _copy_rows(source, target, rows, shape):
     os.replace(tmp, target)
 
 
+def _write_near(scratch, target, images, shape):
+    """near.npz of some rows of the scratch file, made small one by one; none, and no file of an earlier attempt, without images."""
+    target.unlink(missing_ok=True)
+    if not images:
+        return
+    small, size = [], int(np.prod(shape))
+    with open(scratch, "rb") as handle:
+        for image in images:
+            handle.seek(image.row * size)
+            picture = np.asarray(_thumbnail(np.frombuffer(handle.read(size), np.uint8).reshape(shape)))
+            small.append(picture.reshape(*picture.shape[:2], shape[-1]))
+    _write_npz(target, image_id=np.array([image.image_id for image in images]), pixels=np.stack(small))
+
+
+def _write_npz(target, **arrays):
+    """An .npz, whole or not at all."""
+    tmp = target.with_name(target.name + ".tmp")
+    with open(tmp, "wb") as handle:
+        np.savez_compressed(handle, **arrays)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(tmp, target)
+
+
 def write_thumbnails(folder):
-    """thumbnails/<image_id>.png of every query image, at most 128 pixels a side; files that are there already stay."""
+    """thumbnails/<image_id>.png of every query image, at most 128 pixels a side; files that are there already stay.
+
+    Pictures of near duplicates that were left out (at most 100 pairs) go to thumbnails/near/<image_id>.png.
+    """
     queries = QuerySet.load(folder)
     target = Path(folder) / "thumbnails"
     target.mkdir(exist_ok=True)
     for image, pixels in zip(queries.images, queries.pixels, strict=True):
-        file = target / f"{image['image_id']}.png"
-        if file.exists():
-            continue
-        picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
-        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BICUBIC)
+        _save_thumbnail(target, image["image_id"], pixels)
+    kept = Path(folder) / "near.npz"
+    if kept.exists():
+        (target / "near").mkdir(exist_ok=True)
+        with np.load(kept, allow_pickle=False) as near:
+            for name, pixels in zip(near["image_id"], near["pixels"], strict=True):
+                _save_thumbnail(target / "near", str(name), pixels)
+
+
+def _thumbnail(pixels):
+    """uint8 (H,W,C) -> PIL image of at most 128 pixels a side."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BICUBIC)
+    return picture
+
+
+def _save_thumbnail(target, name, pixels):
+    """target/<name>.png, unless it is there."""
+    file = target / f"{name}.png"
+    if not file.exists():
         tmp = file.with_suffix(".tmp")
-        picture.save(tmp, format="PNG")
+        _thumbnail(pixels).save(tmp, format="PNG")
         os.replace(tmp, file)

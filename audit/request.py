@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 
 from audit.errors import RequestError
@@ -24,6 +25,9 @@ class Request:
         attacks: canonical names, or empty for all that fit the budget.
         seed: of noise, splits and permutations; device, batch_size (None = found by a probe), precision.
         settings: {attack: {setting: value}}: fixed by the user instead of chosen on the calibration half.
+        manifest: absolute path of the manifest of a split that `split` drew, or None.
+        randomised_split: the owner's word that the split was drawn at random before training; not together with a manifest, which shows it.
+        claimed_dp: (ε, δ) that somebody claims for the training, to be checked, or None; ε above 0, δ from 0 to below 1.
     """
 
     checkpoint: str
@@ -39,6 +43,9 @@ class Request:
     batch_size: int | None = None
     precision: str = "fp32"
     settings: dict = field(default_factory=dict)
+    manifest: str | None = None
+    randomised_split: bool = False
+    claimed_dp: tuple[float, float] | None = None
 
     def __post_init__(self):
         for name, allowed in (("preset", tuple(PRESETS)), ("device", DEVICES), ("precision", PRECISIONS)):
@@ -50,6 +57,12 @@ class Request:
                 raise RequestError(f"--{name.replace('_', '-')} is {value}. Expected a whole number of at least 1.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise RequestError(f"--seed is {self.seed}. Expected a whole number from 0 to 2^63 - 1.")
+        if not isinstance(self.manifest, str | None) or not isinstance(self.randomised_split, bool):
+            raise RequestError(f"--manifest is {str(self.manifest)[:40]!r}, --randomised-split {str(self.randomised_split)[:40]!r}. Expected a path, and true or false.")
+        if self.manifest is not None and self.randomised_split:
+            raise RequestError("--manifest and --randomised-split were both given. Expected one: a manifest shows what the other only says.")
+        if self.claimed_dp is not None:
+            object.__setattr__(self, "claimed_dp", dp_claim(self.claimed_dp))
 
     @property
     def grid_size(self):
@@ -63,7 +76,7 @@ class Request:
 
     def to_json(self):
         """Plain dict; `from_json` is its inverse."""
-        return dataclasses.asdict(self) | {"attacks": list(self.attacks)}
+        return dataclasses.asdict(self) | {"attacks": list(self.attacks), "claimed_dp": self.claimed_dp and list(self.claimed_dp)}
 
     @classmethod
     def from_json(cls, data):
@@ -78,3 +91,19 @@ class Request:
         """SHA-256 hex of everything that can change a number: two requests with the same identity are one audit."""
         content = {k: v for k, v in self.to_json().items() if k not in NOT_IDENTITY}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def dp_claim(value):
+    """A claimed (ε, δ) from text "3,1e-5" or a pair.
+
+    Returns: (float, float). Raises RequestError: δ is missing, or one is no number or out of range.
+    """
+    parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else [value]
+    shown = value if isinstance(value, str) else ",".join(map(str, parts))
+    try:
+        epsilon, delta = (float("no") if isinstance(part, bool) else float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise RequestError(f"--claimed-dp is {shown[:40]!r}. Expected EPS,DELTA such as 3,1e-5.") from None
+    if not (0 < epsilon < math.inf and 0 <= delta < 1):
+        raise RequestError(f"--claimed-dp is {shown[:40]!r}. Expected EPS above 0 and DELTA from 0 to below 1, such as 3,1e-5.")
+    return epsilon, delta

@@ -5,6 +5,8 @@ from pages.frame import guard
 
 guard()
 
+from pathlib import Path
+
 import streamlit as st
 
 from audit.attacks import ATTACKS
@@ -17,6 +19,10 @@ from pages.frame import config as settings
 from pages.frame import plan as words
 
 STEPS = {"checkpoint": "1 Checkpoint", "images": "2 Images", "price": "3 Attacks and price"}
+MANIFEST, WORD = "Manifest", "My word"
+SPLIT_HELP = "Which picture is a member was decided by a fair coin each, before training. Folders that were filled in any other way are not such a split."
+MANIFEST_HELP = "The file that python -m audit split wrote. Put it into the inbox."
+WORD_ALLOWS = "Your word allows an ε lower bound, which the report says rests on it. It changes nothing in the verdict."
 PRESET_LABELS = {"quick": "Quick · 20 timesteps", "standard": "Standard · 50", "thorough": "Thorough · all"}
 
 
@@ -40,14 +46,15 @@ def main():
         with left:
             _choose(config, intake.CHECKPOINT, "checkpoint", "Where is it", "A diffusers folder (or a .zip of one): model_index.json, or config.json beside scheduler_config.json.")
         with right, st.container(border=True, key="check_checkpoint"):
-            _recognised(config, checks.follow(config, checks.payload(_choices(), preset, ())))
+            _recognised(config, checks.follow(config, _asked(preset)))
     else:
         with left:
             _choose(config, intake.IMAGES, "members", "Members - were trained on", "A folder, .zip or .npz of images that the model was trained on.")
             help = "A folder, .zip or .npz of images from the same source that the model never saw."
             _choose(config, intake.IMAGES, "nonmembers", "Non-members - same source, never trained on", help)
+            _choose_split(config)
         with right, st.container(border=True, key="check_images"):
-            _inputs(config, checks.follow(config, checks.payload(_choices(), preset, ())))
+            _inputs(config, checks.follow(config, _asked(preset)))
 
 
 def _demo_banner():
@@ -87,6 +94,46 @@ def _choose(config, kind, key, label, help):
         notice(f"choice_{key}", "warning", choice.problem)
 
 
+def _asked(preset, attacks=()):
+    """The payload of a check for all choices of now."""
+    manifest = _how()["manifest"]
+    return checks.payload(_choices() | ({"manifest": manifest} if manifest else {}), preset, attacks)
+
+
+def _how():
+    """How the split was drawn, as `_choose_split` last left it: {"random": bool, "manifest": Choice, or None for the owner's word}."""
+    return st.session_state.get("new_split_kept", {"random": False, "manifest": None})
+
+
+def _choose_split(config):
+    """Draw the choice of how the sets were split: stated, a manifest of the inbox, or the owner's word that coins decided."""
+    how = {"random": st.checkbox("Split drawn at random before training", key="new_split_random", help=SPLIT_HELP, persist_state="session"), "manifest": None}
+    if how["random"]:
+        look = {"label_visibility": "collapsed", "persist_state": "session"}
+        shown_by = st.segmented_control("Shown by", [MANIFEST, WORD], default=MANIFEST, required=True, key="new_split_by", **look)
+        if shown_by == MANIFEST:
+            how["manifest"] = _manifest(config)
+        else:
+            st.caption(WORD_ALLOWS)
+    st.session_state["new_split_kept"] = how
+
+
+def _manifest(config):
+    """Draw the choice of a manifest in the inbox. Returns intake.Choice."""
+    inbox = Path(config.inbox)
+    names = [name for name in intake.inbox_entries(inbox, (".json",)) if not name.endswith("/")] if inbox.is_dir() else []
+    hint = "Choose a manifest" if names else "The inbox holds no .json file"
+    look = {"persist_state": "session", "placeholder": hint}
+    picked = st.selectbox("Manifest in the inbox", names, index=None, key="new_manifest", help=MANIFEST_HELP, **look)
+    if not picked:
+        return intake.Choice()
+    try:
+        return intake.Choice(str(intake.from_inbox(inbox, picked)), picked)
+    except AuditError as error:
+        notice("choice_manifest", "warning", str(error))
+        return intake.Choice(name=picked, problem=str(error))
+
+
 def _next(label, step, reason):
     """The button to the next step; disabled, with the reason beside it, until this one is ready."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -116,6 +163,10 @@ def _inputs(config, answers):
         words.line("images_error", "error", problem)
     elif images:
         words.input_checks(images)
+        if found := answers.part("provenance"):
+            words.line("provenance", *words.provenance_line(found))
+        elif problem := answers.problem("provenance"):
+            words.line("provenance", "error", problem)
         words.self_test(answers.part("self_test"), answers.pending)
         words.power(images["members"], images["nonmembers"])
     elif chosen["members"].path and not chosen["nonmembers"].path:
@@ -130,7 +181,7 @@ def _inputs(config, answers):
         words.line("no_shape", "warning", "The checkpoint cannot be read, so the images were not.")
     if all(choice.path for choice in chosen.values()):
         checks.waiting(config, answers, "Measuring …" if images else "Reading the images …")
-    _next("Next: attacks and price", "price", words.images_reason(chosen, answers))
+    _next("Next: attacks and price", "price", words.images_reason(chosen, answers, _how()))
 
 
 def _preset():
@@ -161,7 +212,7 @@ def _attacks():
 
 def _price(config, column, preset, used):
     chosen, attacks = _choices(), () if set(used) == set(ATTACKS) else used  # all of them is what a request without names means
-    answers = checks.follow(config, checks.payload(chosen, preset, attacks))
+    answers, how = checks.follow(config, _asked(preset, attacks)), _how()
     price = answers.part("price")
     with column, st.container(border=True, key="check_price"):
         st.subheader("Price", anchor=False)
@@ -175,9 +226,9 @@ def _price(config, column, preset, used):
             st.text("Nothing was measured: the checkpoint or the sets cannot be audited, or the device is busy.")
         name_key = words.name_key(chosen["checkpoint"])
         name = st.text_input("Name", max_chars=80, key=name_key, value=words.default_name(chosen["checkpoint"]), persist_state="session").strip()
-        reason = words.start_reason(chosen, answers, used, name, price, config)
+        reason = words.start_reason(chosen, answers, used, name, price, config, how)
         look = {"icon": ":material/play_arrow:", "type": "secondary" if reason else "primary", "width": "stretch"}
-        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen, name_key, preset, attacks), **look)
+        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen, name_key, preset, attacks, how), **look)
         if error := st.session_state.pop("new_error", None):
             notice("start", "error", error)
         if reason:
@@ -185,17 +236,19 @@ def _price(config, column, preset, used):
                 st.text(reason)
         if all(choice.path for choice in chosen.values()):
             st.caption("Same as:")
-            st.code(words.command(chosen, preset, attacks), language="bash", wrap_lines=True)
+            st.code(words.command(chosen, preset, attacks, how), language="bash", wrap_lines=True)
 
 
-def _start(config, chosen, name_key, preset, attacks):
+def _start(config, chosen, name_key, preset, attacks, how):
     """Look at every path once more and write the row; a second click finds the first row.
 
     A callback, so that the click also counts in the first run after the server was started again, which only brings the frame.
     """
     try:
         paths = {key: intake.checked_again(config, choice) for key, choice in chosen.items()}
-        _, created = submit_audit(config, Request(**paths, name=st.session_state[name_key].strip(), preset=preset, attacks=attacks))
+        manifest = how["manifest"] and intake.checked_again(config, how["manifest"])
+        split = {"manifest": manifest, "randomised_split": how["random"] and how["manifest"] is None}
+        _, created = submit_audit(config, Request(**paths, **split, name=st.session_state[name_key].strip(), preset=preset, attacks=attacks))
     except AuditError as error:
         st.session_state["new_error"] = str(error)
         return

@@ -9,7 +9,7 @@ import streamlit as st  # noqa: E402
 from audit import format as fmt  # noqa: E402
 from audit.errors import WindowError  # noqa: E402
 from audit.glossary import GLOSSARY  # noqa: E402
-from audit.report import figures, palette, series  # noqa: E402
+from audit.report import figures, heat, palette, series  # noqa: E402
 from audit.stats.window import Window  # noqa: E402
 from pages.frame import page_head  # noqa: E402
 from pages.frame.evidence import auc_tile, chart, follow_run, origin, tpr_tile  # noqa: E402
@@ -52,16 +52,67 @@ def explore(run, tables):
             calibrated_card(run, table, attack, calibrated)
     with left:
         st.button("Reset to calibrated", icon=":material/undo:", on_click=reset, args=(run, name), disabled=same or calibrated is None, key="reset")
-    with right:
-        st.markdown("**ROC on the held-out images** — the whole ranking, area = AUC")
+    with left:
+        st.markdown("**ROC on the held-out images**: the whole ranking, area = AUC")
         curves = []
         if attack:
             curves.append(("calibrated", series.attack_roc(run, attack), palette.SERIES[0], "solid"))
         if step:
             curves.append(("your window", step.roc, palette.SERIES[1], "dash"))
         if curves:
-            chart(figures.comparison_figure(curves, height=400), "truncation_roc")
+            chart(figures.comparison_figure(curves, height=315), "truncation_roc")
+    with right:
+        windows(run, name, yours, calibrated)
     st.caption(footer(run))
+
+
+def windows(run, name, yours, calibrated):
+    """The map of every window; a click moves the slider where there is one for it. No function by click alone: the slider reaches each cell."""
+    table, by_time = run.tables[name], yours.truncate_by == "time"
+    if len(table.scored_index) < 2:
+        return
+    said = "; click a cell to use it" if by_time else ", for comparison"
+    st.markdown(f"**AUC for every window** ({yours.statistic}, by time{said})")
+    with st.skeleton(height=470):
+        grid = heat.auc_grid(run, name, yours.statistic)
+        if not grid.cells:
+            st.caption("No window of this table holds finite losses for every image.")
+            return
+        marks = [series.kept_timesteps(table, window) if window and window.truncate_by == "time" else None for window in (_kept(table, yours), calibrated)]
+        other = calibrated is not None and not _alike(calibrated.statistic, yours.statistic)
+        figure = figures.heat_figure(grid, *marks, calibrated_name=f"calibrated ({calibrated.statistic})" if other else "calibrated")
+        if by_time:
+            st.plotly_chart(
+                figure, key="heat", config=figures.config(figure), alt=figures.alt(figure), theme="streamlit", selection_mode="points", on_select=lambda: use_cell(run)
+            )
+        else:
+            chart(figure, "heat_compare")
+    members, nonmembers = series.held_out_counts(run)
+    st.caption(
+        f"Every cell is computed on the evaluation half (n = {fmt.count(members)} + {fmt.count(nonmembers)}). "
+        f"The brightest one is the luckiest of {fmt.count(grid.cells)}, not the best estimate."
+    )
+
+
+def _kept(table, window):
+    """The window, or None where it keeps nothing."""
+    try:
+        series.kept_timesteps(table, window)
+    except WindowError:
+        return None
+    return window
+
+
+def _alike(a, b):
+    """Whether two statistics rank images alike at the same window: sum and mean do."""
+    return a == b or {a, b} == {"sum", "mean"}
+
+
+def use_cell(run):
+    """Put the slider on the clicked cell."""
+    window = heat.clicked(st.session_state["heat"].selection.points, series.measured_timesteps(run))
+    if window:
+        st.session_state["win"] = tuple(stop(t) for t in window)
 
 
 def calibrated_on(run, table):

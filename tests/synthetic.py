@@ -47,10 +47,13 @@ def loss_tables(is_member, timesteps, draws, leak, seed):
     }
 
 
-def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None):
+def synthetic_run(
+    folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None, shift=0.0, provenance="manifest", clusters=None
+):
     """Write a finished run folder and return its report.
 
-    Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written.
+    Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written;
+        shift: by how many sd the members' files are larger, which the blind baseline sees; provenance: kind of the split; clusters: int (N,) near duplicates.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +72,14 @@ def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset=
     write_tables(folder / "tables", n, {name: ("timestep", t) for name in tables}, [(0, tables)])
     request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps)
     queries = {
-        "images": [{"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m)} for k, (i, m) in enumerate(zip(ids, is_member, strict=True))],
+        "images": [
+            {"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m), "cluster": int(c), "source_sha256": hashlib.sha256(f"file {k}".encode()).hexdigest()}
+            for k, (i, m, c) in enumerate(zip(ids, is_member, np.arange(n) if clusters is None else clusters, strict=True))
+        ],
         "members": members,
         "nonmembers": nonmembers,
         "left_out": [{"path": "notes.txt", "set": "members", "reason": "not an image file"}],
-        "duplicates": {"exact": 0},
+        "duplicates": {"exact": 0, "pairs": [], "near": 0, "clusters": 0, "near_pairs": [], "rule": "made without pictures"},
         "preprocessing": {"crop": "center", "filter": "bicubic", "size": [16, 16]},
     }
     checkpoint = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "format": "diffusers", "architecture": "UNet2DModel 32-64-64", "parameters": 1_112_801, "weights": "only"}
@@ -88,6 +94,7 @@ def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset=
     measurement = {
         "run": {"id": hashlib.sha256(str(folder.name).encode()).hexdigest()[:8], "name": name, "created": CREATED},
         "checkpoint": checkpoint,
+        "provenance": {"kind": provenance},
         "schedule": {"alphas_cumprod": schedule().tolist()},
         "self_test": {"passed": True, "error": 0.05, "baseline": 1.0, "per_t": [], "hint": ""},
         "measurement": {
@@ -105,6 +112,10 @@ def synthetic_run(folder, members=450, nonmembers=450, leak=2.0, seed=0, preset=
         "warnings": [],
         "seconds": 34.0,
     }
+    features = np.random.default_rng([seed, 1]).normal(0, 1, (n, 24))
+    features[:, 0] += shift * is_member
+    names = ["file bytes", "bytes per pixel", "mean", "sd", "sharpness", *(f"pixel {i}" for i in range(19))]
+    np.savez(folder / "features.npz", names=np.array(names), scalar=np.arange(24) < 5, values=features)
     for file, data in (("request.json", request.to_json()), ("queries.json", queries), ("measurement.json", measurement)):
         (folder / file).write_text(json.dumps(data), encoding="utf-8")
     (folder / "log.txt").write_text("synthetic run\n", encoding="utf-8")

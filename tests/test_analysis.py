@@ -6,14 +6,18 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 
 from audit.analysis import analyse
+from audit.attacks import ATTACKS
 from audit.errors import RunFolderError
+from audit.report.build import NO_EPSILON
 from audit.report.export import export_npz
 from audit.report.run import open_run
 from audit.report.words import NOT_SEEN_ALWAYS, verdict_words
 from audit.stats import evaluate
+from audit.stats.crossfit import fold_halves
+from audit.stats.permutation import permutation_test
 from audit.tables import Tables
 from tests.synthetic import STEPS, synthetic_run
 
@@ -22,6 +26,13 @@ from tests.synthetic import STEPS, synthetic_run
 def high(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "high"
     synthetic_run(folder, name="high", leak=4.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "few"
+    synthetic_run(folder, name="few", members=100, nonmembers=120, leak=3.0)
     return folder
 
 
@@ -71,8 +82,9 @@ def test_rescore_gives_the_same_bytes(high, tmp_path):
     shutil.copytree(high, copy)
     (copy / "report.json").unlink()
     (copy / "scores.csv").unlink()
+    (copy / "images.csv").unlink()
     analyse(copy)
-    for file in ("report.json", "scores.csv"):
+    for file in ("report.json", "scores.csv", "images.csv", "report.html"):
         assert (copy / file).read_bytes() == (high / file).read_bytes()
 
 
@@ -131,12 +143,115 @@ def test_no_number_is_nan_and_missing_fields_are_named(high):
     text = (high / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     report = json.loads(text)
-    for name in ("blind_baseline", "flags", "set_level", "epsilon_lower_bound", "comparisons", "pool", "paper_protocol", "minimum_detectable_share"):
-        assert report[name] is None and any(name == key for key in report["not_checked"])
-    assert report["verdict"]["claims"] is None and report["measurement"]["api"] is None
-    words = verdict_words(report)
-    assert words.not_seen[0] == "Whether the sets differ without the model: not checked yet" and words.not_seen[-1] == NOT_SEEN_ALWAYS
-    assert report["verdict"]["not_tested"][0] == words.not_seen[0]
+    for name in ("comparisons", "pool"):
+        assert report[name] is None and name in report["not_checked"]
+    assert report["measurement"]["api"] is None and "measurement.api" in report["not_checked"]
+    for name in ("blind_baseline", "flags", "set_level", "epsilon_lower_bound", "paper_protocol", "minimum_detectable_share"):
+        assert report[name] is not None and name not in report["not_checked"]
+    assert report["verdict"]["claims"]["allowed"] and report["verdict"]["claims"]["blocked"]
+    assert verdict_words(report).not_seen[-1] == NOT_SEEN_ALWAYS
+
+
+def test_cross_fitted_auc_is_the_mean_of_the_halves_each_at_the_others_choice(few):
+    """Below 400 a side: found again with plain loops over every setting, from the stored tables."""
+    report, tables, is_member = json.loads((few / "report.json").read_text()), Tables.load(few / "tables"), open_run(few).is_member
+    assert report["queries"]["split"] == "cross-fitted"
+    assert (report["queries"]["evaluation_members"], report["queries"]["evaluation_nonmembers"]) == (100, 120)
+    halves = fold_halves(is_member, 0)
+    assert len(halves) == 10
+    for row in report["attacks"]:
+        attack = ATTACKS[row["name"]]
+        candidates = attack.candidates(tables, {})
+        scores = [attack.score(tables, c) for c in candidates]
+        judged = []
+        for first in halves:
+            for half in (first, ~first):
+                best = int(np.argmax([roc_auc_score(is_member[half], s[half]) for s in scores]))
+                judged.append(roc_auc_score(is_member[~half], scores[best][~half]))
+        assert row["auc"]["value"] == pytest.approx(np.mean(judged), abs=1e-12)
+        assert row["auc"]["low"] < row["auc"]["value"] < row["auc"]["high"]
+
+
+def test_below_400_scores_and_curve_are_those_of_the_first_repeat(few):
+    report, scores = json.loads((few / "report.json").read_text()), pd.read_csv(few / "scores.csv")
+    assert np.array_equal(scores.half == "calibration", fold_halves(scores.is_member.to_numpy(), 0)[0])
+    held_out = scores[scores.half == "evaluation"]
+    for row in report["attacks"]:
+        assert row["curve_auc"] == pytest.approx(roc_auc_score(held_out.is_member, held_out[row["name"]]), abs=1e-12)
+        assert row["curve_auc"] != row["auc"]["value"]
+        assert row["selection"]["calibration_auc"] == pytest.approx(roc_auc_score(*scores[scores.half == "calibration"][["is_member", row["name"]]].to_numpy().T.astype(float)), abs=1e-12)
+
+
+def test_below_400_the_permutation_test_looks_at_every_setting_that_was_tried(few):
+    report, tables, is_member = json.loads((few / "report.json").read_text()), Tables.load(few / "tables"), open_run(few).is_member
+    columns = {n: np.stack([ATTACKS[n].score(tables, c) for c in ATTACKS[n].candidates(tables, {})]) for n in open_run(few).scored}
+    again = permutation_test(columns, is_member, 0)
+    assert report["permutation"]["critical_z"] == again.critical_z > 2.4  # one frozen score would have 1.9
+    assert report["permutation"]["p_value"] == again.p_value
+
+
+def test_thresholds_come_from_the_calibration_half_and_are_judged_on_the_other(high):
+    report, scores = json.loads((high / "report.json").read_text()), pd.read_csv(high / "scores.csv")
+    before, after = scores[scores.half == "calibration"], scores[scores.half == "evaluation"]
+    for row in report["attacks"]:
+        for point in row["at_threshold"]:
+            if point["threshold"] is None:
+                assert point["reason"]
+                continue
+            outsiders = before[~before.is_member][row["name"]]
+            assert (outsiders >= point["threshold"]).sum() <= point["fpr"] * (len(outsiders) + 1)
+            flagged = after[row["name"]] >= point["threshold"]
+            tpr, fpr = flagged[after.is_member].mean(), flagged[~after.is_member].mean()
+            assert (point["tpr"], point["fpr_achieved"]) == pytest.approx((tpr, fpr), abs=1e-12)
+            assert point["balanced_accuracy"] == pytest.approx((1 + tpr - fpr) / 2, abs=1e-12)
+            assert point["f1"] == pytest.approx(f1_score(after.is_member, flagged), abs=1e-12)
+
+
+def test_images_csv_holds_conformal_p_flags_and_blind_scores(high):
+    report, scores, images = json.loads((high / "report.json").read_text()), pd.read_csv(high / "scores.csv"), pd.read_csv(high / "images.csv")
+    assert images.image_id.tolist() == scores.image_id.tolist()
+    name, inside = report["flags"]["attack"], scores.half == "evaluation"
+    assert name == report["verdict"]["headline_attack"]
+    outsiders = scores[~inside & ~scores.is_member][name].to_numpy()
+    p = [(1 + (outsiders >= s).sum()) / (len(outsiders) + 1) for s in scores[inside][name]]
+    assert images[inside].conformal_p.tolist() == pytest.approx(p, abs=1e-15) and images[~inside].conformal_p.isna().all()
+    assert (images[inside].flagged == True).sum() == report["flags"]["flagged"] > 0  # noqa: E712 the column also holds blanks
+    folds = [roc_auc_score(scores.is_member[images.blind_fold == f], images.blind[images.blind_fold == f]) for f in range(5)]
+    assert report["blind_baseline"]["auc"]["value"] == pytest.approx(np.mean(folds), abs=1e-12)
+
+
+def test_sets_that_differ_without_the_model_decide_nothing(tmp_path):
+    stated = synthetic_run(tmp_path / "stated", leak=4.0, shift=1.0, provenance="stated")
+    assert (stated["verdict"]["rule"], stated["verdict"]["kind"], stated["blind_baseline"]["differs"]) == (2, "sets-differ", True)
+    assert stated["blind_baseline"]["features"][0]["name"] == "file bytes"
+    assert stated["epsilon_lower_bound"] == {"value": None, "reason": NO_EPSILON}
+    verified = synthetic_run(tmp_path / "verified", leak=4.0, shift=1.0)
+    assert verified["verdict"]["rule"] == 2  # p_blind is below 0.001 too
+    word = synthetic_run(tmp_path / "word", leak=4.0, provenance="stated-random")
+    assert word["epsilon_lower_bound"]["value"] > 1 and word["epsilon_lower_bound"]["basis"] == "stated-random"
+
+
+def test_a_small_leak_that_the_images_could_explain_is_no_leak(tmp_path):
+    """Rule 3: elevated where the split was verified, undecided where it was only stated."""
+    verified = synthetic_run(tmp_path / "verified", leak=0.5, seed=5)
+    stated = synthetic_run(tmp_path / "stated", leak=0.5, seed=5, provenance="stated")
+    assert verified["verdict"]["level"] == "elevated" and 0.5 < verified["attacks"][0]["auc"]["value"] < 0.65
+    assert (stated["verdict"]["level"], stated["verdict"]["rule"], stated["verdict"]["kind"]) == ("inconclusive", 3, "near")
+
+
+def test_three_controls_stand_in_every_report(high, few):
+    for folder in (high, few):
+        controls = {c["name"]: c for c in json.loads((folder / "report.json").read_text())["controls"]}
+        assert list(controls) == ["shuffled_labels", "nonmembers_twice", "planted_leak"] and all(c["passed"] for c in controls.values())
+        assert controls["planted_leak"]["p_value"] <= 0.05 and 0.6 < controls["planted_leak"]["auc"] < 0.85
+        assert abs(controls["nonmembers_twice"]["auc"] - 0.5) < 0.2
+
+
+def test_near_duplicates_stay_in_one_half(tmp_path):
+    clusters = np.arange(900) // 2  # pairs of neighbours
+    synthetic_run(tmp_path / "pairs", leak=2.0, clusters=clusters)
+    half = open_run(tmp_path / "pairs").half
+    assert (half[::2] == half[1::2]).all() and (half == "calibration").sum() in (448, 450, 452)
 
 
 def test_export_holds_what_the_interface_says(high, tmp_path):

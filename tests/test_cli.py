@@ -35,6 +35,9 @@ def run_flags(paths, *more):
         (["frobnicate"], "invalid choice"),
         (["run", "--checkpoint", "/nowhere/x", "--members", "a", "--nonmembers", "b"], "x was not found"),
         (["inspect", "/nowhere/model"], "model"),
+        (["split", "/nowhere", "--out", "/tmp"], "exists, and a split is drawn once"),
+        (["split", "/nowhere/photos", "--out", "new.json"], "photos was not found"),
+        (["split", "/nowhere/photos"], "The following arguments are required: --out"),
         (["rescore", "/nowhere"], "request.json is missing"),
         (["report", "/nowhere", "--html", "x.html"], "not a finished run"),
         (["export", "/nowhere", "--tables", "x.npz"], "not a finished run"),
@@ -56,6 +59,9 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, words, capsys):
         (["--device", "tpu"], "Expected one of auto"),
         (["--precision", "fp8"], "Expected one of fp32"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--claimed-dp", "3"], "--claimed-dp is '3'. Expected EPS,DELTA such as 3,1e-5."),
+        (["--randomised-split", "--manifest", "x.json"], "not allowed with argument"),
+        (["--manifest", "/nowhere/x.json"], "--manifest: x.json was not found"),
     ],
 )
 def test_bad_flags_of_run(paths, more, words, capsys):

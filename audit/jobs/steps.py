@@ -23,6 +23,7 @@ from audit.jobs import tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
+from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
 
@@ -130,6 +131,7 @@ class Audit:
             write_json(mark, wanted)
         self.queries = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))
         self.count = len(self.queries["images"])
+        self.provenance = provenance_of(self.request, self.queries)
         self.ticket.update(total_images=self.count, total_calls=self.count * self.facts.calls_per_image)
         self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
 
@@ -254,7 +256,7 @@ class Audit:
         write_thumbnails(self.folder)
         write_json(self.folder / "measurement.json", self._measurement())
         ticket.phase("Scoring the attacks")
-        analyse(self.folder)
+        analyse(self.folder, ticket.check)
         ticket.check()
         remove_shards(self.folder)
 
@@ -264,6 +266,7 @@ class Audit:
         return {
             "run": {"id": job.id, "name": job.name, "created": datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
             "checkpoint": self.opened.info,
+            "provenance": self.provenance,
             "schedule": {"alphas_cumprod": self.opened.alphas_cumprod.tolist()},
             "self_test": self.self_test,
             "measurement": {

@@ -9,10 +9,11 @@ from audit.errors import RequestError, RunFolderError
 from audit.files import write_json
 from audit.jobs.launch import ensure_worker
 from audit.jobs.store import Store
+from audit.provenance import read_manifest
 from audit.request import Request
 
 INPUTS = ("checkpoint", "members", "nonmembers")
-CHECK_FIELDS = (*INPUTS, "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks")
+CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks")
 
 
 def submit_audit(config, request, out=None):
@@ -24,7 +25,7 @@ def submit_audit(config, request, out=None):
         config: audit.config.Config; request: audit.request.Request with absolute paths.
         out: run folder, or None for AUDIT_HOME/runs/ID.
     Returns: (Job, created): created is False where the same audit is open or done already.
-    Raises: HomeError; RequestError: an input is missing, or `out` lies inside one; RunFolderError: `out` holds something else.
+    Raises: HomeError; RequestError: an input is missing, the manifest cannot be used, or `out` lies inside one; RunFolderError: `out` holds something else.
     """
     config.prepare_home()
     _check_inputs(request)
@@ -82,6 +83,10 @@ def _check_inputs(request):
             raise RequestError(f"--{name} is {str(path)[:80]!r}. Expected an absolute path.")
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Expected {expected[name]}: check the path.")
+    if request.manifest is not None:
+        if not Path(request.manifest).is_absolute():
+            raise RequestError(f"--manifest is {request.manifest[:80]!r}. Expected an absolute path.")
+        read_manifest(request.manifest)
 
 
 def _check_place(folder, request):

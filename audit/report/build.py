@@ -4,26 +4,18 @@ import numpy as np
 
 from audit.attacks import ATTACKS
 from audit.report import words
+from audit.report.claims import claims
+from audit.stats.verdict import differ
 
 SCHEMA_VERSION = 1
 NOT_CHECKED = {  # fields of the schema that no part of this version fills
-    "verdict.claims": "what may and may not be said",
-    "queries.duplicates.near": "near duplicates",
-    "queries.provenance": "how the split was drawn",
     "measurement.api": "what an API would show",
-    "attacks[].at_threshold": "thresholds carried from the calibration half",
     "attacks[].reference_auc": "a reference model",
     "attacks[].needed": "what a black-box attacker needs",
-    "minimum_detectable_share": "the smallest visible share of exposed members",
-    "controls: nonmembers_twice, planted_leak": "the controls beside shuffled labels",
-    "blind_baseline": "whether the sets differ without the model",
-    "flags": "flags on single images",
-    "set_level": "the set-level test",
-    "epsilon_lower_bound": "a lower bound on epsilon",
     "comparisons": "paired comparisons between attacks",
     "pool": "generated samples (black-box attacks)",
-    "paper_protocol": "the paper's own protocol",
 }
+NO_EPSILON = "An epsilon needs a split that was drawn at random: a manifest of the command split, or the owner's word (--randomised-split)."
 
 
 def build_report(out):
@@ -32,30 +24,28 @@ def build_report(out):
     Args: out: audit.analysis.Analysis.
     Returns: dict in the order of INTERFACE; the verdict's sentences are made last, from the rest.
     """
-    made = out.measurement
-    inside = out.evaluation
-    perm = out.permutation
+    made, request, perm = out.measured.facts, out.measured.request, out.permutation
     report = {
         "schema_version": SCHEMA_VERSION,
-        "run": {**made["run"], "seed": out.request.seed, "preset": out.request.preset, "seconds": made["seconds"]},
+        "run": {**made["run"], "seed": request.seed, "preset": request.preset, "seconds": made["seconds"]},
         "verdict": None,
         "checkpoint": made["checkpoint"],
-        "queries": _queries(out, inside),
-        "preprocessing": out.queries["preprocessing"],
+        "queries": _queries(out),
+        "preprocessing": out.measured.queries["preprocessing"],
         "measurement": {**made["measurement"], "api": None},
-        "attacks": [_attack(out, name, inside) for name in out.attacks],
+        "attacks": [_attack(out, name) for name in out.attacks],
         "permutation": {"p_value": perm.p_value, "attack": perm.attack, "score": perm.score, "critical_z": perm.critical_z, "draws": perm.draws},
         "direction": _direction(out.direction),
         "minimum_detectable_auc": out.mda,
-        "minimum_detectable_share": None,
-        "controls": [{"name": out.control.name, "auc": out.control.auc, "low": out.control.low, "high": out.control.high, "passed": out.control.passed}],
-        "blind_baseline": None,
-        "flags": None,
-        "set_level": None,
-        "epsilon_lower_bound": None,
+        "minimum_detectable_share": out.mds,
+        "controls": [control.to_json() for control in out.controls],
+        "blind_baseline": out.blind.to_json(differ(out.blind.p_value, out.measured.provenance["kind"] == "manifest")) | {"images": int(out.kept.sum())},
+        "flags": {"attack": out.headline} | out.flags.to_json(),
+        "set_level": out.set_level.to_json(),
+        "epsilon_lower_bound": _epsilon(out),
         "comparisons": None,
         "pool": None,
-        "paper_protocol": None,
+        "paper_protocol": out.paper_protocol,
         "self_test": made["self_test"],
         "cost": made["cost"],
         "versions": made["versions"],
@@ -63,60 +53,69 @@ def build_report(out):
         "not_checked": {name: f"{what}: not checked yet" for name, what in NOT_CHECKED.items()},
     }
     report["verdict"] = {"level": out.decision.level, "rule": out.decision.rule, "kind": out.decision.kind, "headline_attack": out.headline, "tail_attack": out.tail}
-    report["verdict"] |= words.reasons(report) | {"claims": None}
+    report["verdict"] |= words.reasons(report)
+    report["verdict"] |= {"claims": claims(report)}
     return report
 
 
-def _queries(out, inside):
-    q = out.queries
+def _queries(out):
+    q, judged = out.measured.queries, out.is_member[out.judged]
     return {
         "members": q["members"],
         "nonmembers": q["nonmembers"],
-        "evaluation_members": int(out.is_member[inside].sum()),
-        "evaluation_nonmembers": int((~out.is_member[inside]).sum()),
-        "split": "half",
+        "evaluation_members": int(judged.sum()),
+        "evaluation_nonmembers": int((~judged).sum()),
+        "curve_members": int(out.is_member[out.evaluation].sum()),
+        "curve_nonmembers": int((~out.is_member[out.evaluation]).sum()),
+        "split": out.halves.kind,
         "left_out": q["left_out"] + [{"path": q["images"][i]["path"], "reason": "a score that is not finite"} for i in np.flatnonzero(~out.kept)],
-        "duplicates": {**q["duplicates"], "near": None},
-        "provenance": None,
+        "duplicates": q["duplicates"],
+        "provenance": out.measured.provenance,
     }
 
 
-def _attack(out, name, inside):
+def _attack(out, name):
     result, card = out.attacks[name], ATTACKS[name].card
     row = {"name": name, "threat_model": card.threat_model, "status": result.status, "reason": result.reason, "settings": None, "selection": None, "auc": None, "curve_auc": None}
     row |= {"tpr_at_fpr": None, "at_threshold": None, "z": None, "p_value": None, "reference_auc": None, "needed": None, "above_all_nonmembers": None}
     row |= {"model_calls_per_image": result.calls_per_image, "model_calls_at_setting": result.calls_at_setting}
     if result.status != "done":
         return row
-    chosen, evaluation, perm = result.selection.choice.settings(), result.evaluation.to_json(), out.permutation
-    scores, is_member = result.scores[inside], out.is_member[inside]
+    chosen, evaluation, perm = result.choice.settings(), result.evaluation.to_json(), out.permutation
+    scores, is_member = result.scores[out.evaluation], out.is_member[out.evaluation]
     return row | {
         "settings": chosen,
         "selection": {
             "chosen": chosen,
-            "calibration_auc": result.selection.calibration_auc,
-            "best_of_sweep_auc": result.selection.best_of_sweep_auc,
-            "tried": result.selection.tried,
+            "calibration_auc": result.calibration_auc,
+            "best_of_sweep_auc": result.best_of_sweep_auc,
+            "tried": len(result.sweep.candidates),
         },
-        "auc": {"value": evaluation["auc"]["value"], "low": evaluation["auc"]["low"], "high": evaluation["auc"]["high"], "noise_sd": result.noise_sd},
+        "auc": {"value": result.auc.value, "low": result.auc.low, "high": result.auc.high, "noise_sd": result.noise_sd},
         "curve_auc": evaluation["curve_auc"],
         "tpr_at_fpr": evaluation["tpr_at_fpr"],
+        "at_threshold": [point.to_json() for point in result.at_threshold],
         "z": perm.z[name],
         "p_value": perm.p_values[name],
         "above_all_nonmembers": int((scores[is_member] > scores[~is_member].max()).sum()),
     }
 
 
+def _epsilon(out):
+    """The bound and what it rests on; null with the reason where the split is not known to be random."""
+    return {"value": None, "reason": NO_EPSILON} if out.epsilon is None else out.epsilon.to_json() | {"basis": out.measured.provenance["kind"]}
+
+
 def _direction(d):
     """What rule 1 looked at: the strongest reading in which members score lower."""
-    return {"attack": d.attack, "settings": d.settings, "auc": {"value": d.auc.value, "low": d.auc.low, "high": d.auc.high}, "z": d.z, "point": d.point, "passed": d.z > d.point}
+    return {"attack": d.attack, "settings": d.settings, "auc": {"value": d.auc.value, "low": d.auc.low, "high": d.auc.high}, "z": d.z, "point": d.point, "passed": d.passed}
 
 
 def _warnings(out):
-    warnings = list(out.measurement["warnings"])
+    warnings = list(out.measured.facts["warnings"])
     if not out.kept.all():
         warnings.append(f"{int((~out.kept).sum())} images have a score that is not finite in some attack and are left out of all.")
     for name, result in out.done.items():
-        if result.evaluation.auc.high is not None and result.evaluation.auc.high < 0.5:
+        if result.auc.high is not None and result.auc.high < 0.5:
             warnings.append(f"{name}: {words.BELOW_CHANCE}")
     return warnings

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from audit import format as fmt
 from audit.report import palette, series
+from audit.report.parts import feature_title
 
 TRANSPARENT = "rgba(0,0,0,0)"
 GRID = palette.rgba(palette.MUTED, 0.28)
@@ -22,6 +23,7 @@ FPR_TITLE, TPR_TITLE = "false positive rate (outsiders wrongly accused)", "true 
 FULL_HEIGHT = 300  # px; below, titles and words beside the plot are the short ones
 T_TITLE = "timestep t   (less noise → more noise)"
 STRIP = 1.55  # the grey strip left of 1/n is this factor wide
+LEAST_SPAN = (0.5, 0.7)  # colours of the map span at least these AUCs, so that noise does not look like signal
 IMAGE_MARKERS = ("circle", "square", "diamond", "x", "cross")
 UNITS = {"eps_mse": "noise error", "x0_mse": "image error", "vlb_bits": "bits per dimension", "x0_8bit_mse": "error of the 8-bit image"}
 
@@ -213,6 +215,36 @@ def comparison_figure(curves, height=315):
     style(fig, height, description=f"ROC, linear: {said}")
     fig.update_xaxes(**_share_axis(title="false positive rate"))
     fig.update_yaxes(**_share_axis(title="true positive rate"))
+    return fig
+
+
+# --- the sets without the model -------------------------------------------------------------------------------------------------------------------
+
+
+def features_figure(features, height=240, limit=8):
+    """Which single image features tell members from non-members, without the model: one bar a feature, the farthest first.
+
+    Full bars: p ≤ 0.05, adjusted for looking at all of them; hatched bars: no more than chance gives.
+
+    Args: features: rows {name, z, p_value} of report.json's blind_baseline, sorted by |z|; limit: bars.
+    """
+    rows = [row for row in features if row["z"] is not None][:limit]
+    names, z = [feature_title(row["name"]) for row in rows], [float(row["z"]) for row in rows]
+    telling = [row["p_value"] is not None and row["p_value"] <= 0.05 for row in rows]
+    colours = [palette.CHOSEN if told else palette.MUTED for told in telling]
+    pattern = {"shape": ["" if told else palette.NONMEMBER_PATTERN for told in telling], "fillmode": "replace", "size": 5, "solidity": 0.35}
+    text = ["" if row["p_value"] is None else fmt.p_value(row["p_value"]) for row in rows]
+    fig = go.Figure()
+    fig.add_bar(
+        x=z, y=[escape(name) for name in names], orientation="h", marker={"color": colours, "pattern": pattern, "line": {"width": 0}}, text=text, textposition="outside",
+        cliponaxis=False, name="features", hovertemplate="<b>%{y}</b><br>z = %{x:.1f}, %{text}<extra></extra>",
+    )  # fmt: skip
+    told = [f"{name} (z = {fmt.fixed(value, 1)})" for name, value, tells in zip(names, z, telling, strict=True) if tells]
+    style(fig, height, legend=False, description=f"Image features that tell the sets apart: {', '.join(told[:3]) or 'none beyond chance'}; {len(rows)} shown")
+    reach = max(4.0, max((abs(value) for value in z), default=0.0) * 1.35)  # room for the p beside the longest bar
+    fig.update_xaxes(title={"text": "z   (smaller for members ← → larger for members)" if height >= FULL_HEIGHT else "z   (members smaller ← → larger)"}, range=[-reach, reach])
+    fig.update_yaxes(title={"text": "feature"}, autorange="reversed", automargin=True, ticks="")
+    fig.add_shape(type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": palette.MUTED, "width": 1})
     return fig
 
 
@@ -411,3 +443,114 @@ def _trajectories_alt(t, members, nonmembers, table, gap):
     lowest = int(np.nanargmin(difference))
     side = "below" if difference[lowest] < 0 else "above"
     return f"{table} per timestep: lowest median gap of members at t = {int(t[lowest])}, {fmt.fixed(abs(difference[lowest]), 0)} % {side} the non-members"
+
+
+# --- one image ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def image_figure(run, table, position, share=0.8, height=240):
+    """Loss of one image per timestep over the band of the non-members, in % of their median; small enough for a side panel.
+
+    Args: table: stored table with a timestep axis; position: among the N images; share: of the non-members that the band holds.
+    """
+    t, _, outside = series.spreads(run, table, share, gap=True)
+    middle = series.spreads(run, table, share, gap=False)[2].median
+    losses = series.gap_to(series.image_losses(run, table, position)[1], middle)
+    member = bool(run.is_member[position])
+    fig = go.Figure()
+    _ribbon(fig, t, outside.low, outside.high, palette.NONMEMBER, 0.26, name=f"non-members, {fmt.percent(share)}", legend=True)
+    middle_line = {"color": palette.NONMEMBER, "width": 1.5, "dash": "dash"}
+    fig.add_scatter(x=[int(t[0]), int(t[-1])], y=[0, 0], mode="lines", line=middle_line, hoverinfo="skip", showlegend=False, name="median")
+    line = {"color": palette.MEMBER if member else palette.NONMEMBER, "width": 2.5}
+    text = [_loss_hover(v, True) for v in losses]
+    mode = "lines" if len(t) > 1 else "markers"
+    fig.add_scatter(x=t.tolist(), y=_plain(losses), mode=mode, line=line, name="this image", text=text, hovertemplate="t = %{x}: %{text}<extra></extra>")
+    style(fig, height, top=22, description=_image_alt(t, losses, table, _kind(run, position)))
+    values = np.concatenate([losses, outside.low, outside.high])
+    values = values[np.isfinite(values)]
+    reach = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    room = 0.08 * max(reach[1] - reach[0], 20)
+    fig.update_xaxes(title={"text": "timestep t"}, range=_t_range(run, table), nticks=5, tickangle=0)
+    fig.update_yaxes(title={"text": "% vs non-member median"}, range=[max(-104.0, reach[0] - room), reach[1] + room], nticks=5)
+    fig.update_layout(margin_l=60)
+    return fig
+
+
+def _image_alt(t, losses, table, kind):
+    if not np.isfinite(losses).any():
+        return f"{table} of this {kind}: not measured"
+    lowest = int(np.nanargmin(losses))
+    side = "below" if losses[lowest] < 0 else "above"
+    return f"{table} of this {kind} per timestep: lowest at t = {int(t[lowest])}, {fmt.fixed(abs(losses[lowest]), 0)} % {side} the non-member median"
+
+
+# --- every window -------------------------------------------------------------------------------------------------------------------------------
+
+def heat_figure(grid, yours=None, calibrated=None, calibrated_name="calibrated", height=470):
+    """AUC of every window: first timestep kept against last, with the shown and the calibrated window marked.
+
+    Each cell has an invisible marker that carries its window as `customdata` [first, last]: a heat map alone cannot be clicked in Streamlit.
+
+    Args: grid: audit.report.heat.AucGrid; yours, calibrated: (first, last) or None; calibrated_name: its words in the legend.
+    """
+    t, fig = grid.timesteps, go.Figure()
+    low, high = min(LEAST_SPAN[0], float(np.nanmin(grid.auc))), max(LEAST_SPAN[1], float(np.nanmax(grid.auc)))
+    scale = [[i / (len(palette.HEAT) - 1), colour] for i, colour in enumerate(palette.HEAT)]
+    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "len": 0.55, "thickness": 10, "nticks": 5, "tickformat": ".2f", "outlinewidth": 0}
+    bar |= {"title": {"text": "AUC", "side": "top", "font": {"size": 13}}, "xpad": 0, "ypad": 6}
+    z = [_plain(row) for row in grid.auc]
+    fig.add_heatmap(x=t.tolist(), y=t.tolist(), z=z, colorscale=scale, zmin=low, zmax=high, colorbar=bar, hoverinfo="skip", name="AUC")
+    ends = _cell_edges(t)
+    stair = np.repeat(ends, 2).tolist()
+    fig.add_scatter(x=stair[1:], y=stair[:-1], mode="lines", line={"color": palette.MUTED, "width": 1}, hoverinfo="skip", showlegend=False, name="edge")
+    _cell_markers(fig, grid)
+    _window_marks(fig, yours, calibrated, calibrated_name)
+    style(fig, height, description=_heat_alt(grid))
+    fig.update_layout(margin={"t": 66, "l": 60}, legend={"orientation": "v", "x": 1, "xanchor": "right", "y": 0.03, "yanchor": "bottom"})
+    fig.update_xaxes(title={"text": "first timestep kept"}, range=[float(ends[0]), float(ends[-1])], nticks=7)
+    fig.update_yaxes(title={"text": "last timestep kept"}, range=[float(ends[0]), float(ends[-1])], nticks=7)
+    return fig
+
+
+def _cell_edges(t):
+    """float64 (G+1,): where one cell ends and the next begins, as Plotly puts them: half way."""
+    t = np.asarray(t, dtype=np.float64)
+    if len(t) == 1:
+        return np.array([t[0] - 0.5, t[0] + 0.5])
+    middle = (t[1:] + t[:-1]) / 2
+    return np.concatenate([[2 * t[0] - middle[0]], middle, [2 * t[-1] - middle[-1]]])
+
+
+def _cell_markers(fig, grid):
+    """One invisible square per cell: what hovering names and clicking selects."""
+    last, first = np.nonzero(np.isfinite(grid.auc))
+    x, y = grid.timesteps[first], grid.timesteps[last]
+    text = [f"{fmt.window(int(a), int(b))}<br>AUC {fmt.auc(v)}" for a, b, v in zip(x, y, grid.auc[last, first], strict=True)]
+    hidden = {"marker": {"opacity": 0}}
+    fig.add_scatter(
+        x=x.tolist(), y=y.tolist(), mode="markers", marker={"symbol": "square", "size": 18, "opacity": 0}, selected=hidden, unselected=hidden, text=text,
+        customdata=np.stack([x, y], axis=1).tolist(), hovertemplate="%{text}<extra></extra>", showlegend=False, name="windows",
+    )
+
+
+def _window_marks(fig, yours, calibrated, calibrated_name):
+    """□ in white and black, ◆ in violet with a white edge: seen on every cell of the map and on both grounds."""
+    always = {"unselected": {"marker": {"opacity": 1}}, "hoverinfo": "skip", "mode": "markers"}
+    if yours:
+        for colour, size, width in (("white", 17, 5), ("black", 19, 2)):
+            mark = {"symbol": "square-open", "size": size, "color": colour, "line": {"width": width, "color": colour}}
+            fig.add_scatter(x=[yours[0]], y=[yours[1]], marker=mark, name="your window", showlegend=False, cliponaxis=False, **always)
+        mark = {"symbol": "square-open", "size": 11, "color": palette.MUTED, "line": {"width": 2}}
+        fig.add_scatter(x=[None], y=[None], mode="markers", marker=mark, name="your window", showlegend=True)  # black would be lost on the dark ground
+    if calibrated:
+        mark = {"symbol": "diamond", "size": 12, "color": palette.CHOSEN, "line": {"color": "white", "width": 1.5}}
+        fig.add_scatter(x=[calibrated[0]], y=[calibrated[1]], marker=mark, name=escape(calibrated_name), showlegend=True, cliponaxis=False, **always)
+
+
+def _heat_alt(grid):
+    if not grid.cells:
+        return "AUC of every window: no window could be computed"
+    last, first = np.unravel_index(int(np.nanargmax(grid.auc)), grid.auc.shape)
+    best = fmt.window(int(grid.timesteps[first]), int(grid.timesteps[last]))
+    low, high = (fmt.auc(float(v)) for v in (np.nanmin(grid.auc), np.nanmax(grid.auc)))
+    return f"AUC of {grid.cells} windows, first against last timestep kept: from {low} to {high}, the largest at {best}"

@@ -15,6 +15,8 @@ import numpy as np
 from audit import format as fmt
 from audit.glossary import GLOSSARY
 from audit.report import words
+from audit.report.claims import claims_of
+from audit.report.evidence import evidence
 from audit.report.palette import VERDICTS
 
 THUMBNAILS = 24  # most exposed members shown when thumbnails are asked for
@@ -22,7 +24,6 @@ THUMBNAIL_BYTES = 64_000
 HEIGHT = 290  # px; below 300 the axis titles are the short ones, which fit a phone and half a printed page
 FPRS = (0.1, 0.01, 0.001)
 SPLITS = {"half": "half chose the settings, half was measured", "cross-fitted": "ten times two-fold cross-fitted"}
-CONTROL_WORDS = {"shuffled_labels": "Labels mixed at random"}
 
 
 class Section(NamedTuple):
@@ -43,16 +44,24 @@ def sections(run, thumbnails=False):
     parts = [
         Section("verdict", "", _verdict(run.report)),
         Section("audited", "What was audited", _audited(run.report)),
-        Section("sound", "Is the instrument sound?", _sound(run.report)),
+        Section("sound", "Is the instrument sound?", sound(run.report), _feature_figures(run.report)),
         Section("attacks", "Attacks", _attacks(run.report)),
         Section("roc", "How many members, at what false alarm rate?", _legend(run), _roc_figures(run)),
         Section("signal", "Where the signal sits", "", _signal_figures(run)),
+        Section("thresholds", "What a threshold does", _thresholds(run.report)),
+        Section("single", "Single images", _sentences(words.flags_sentences(run.report))),
+        Section("whole", "The set as a whole", _whole(run.report)),
+        Section("epsilon", "A lower bound on ε", _sentences(words.epsilon_sentences(run.report))),
     ]
+    parts = [part for part in parts if part.html or part.figures]
     if thumbnails:
         parts.append(Section("exposed", "Most exposed images", _exposed(run)))
     return [
         *parts,
+        Section("claims", "What you may say, and what not", _claims(run.report)),
         Section("limits", "What this report does not say", _limits(run.report)),
+        *_paper(run.report),
+        Section("evidence", "Where the numbers come from", _evidence(run)),
         Section("left_out", "Files left out", _left_out(run.report)),
         Section("words", "Words", _definitions(GLOSSARY.items())),
         Section("versions", "Versions and cost", _versions(run.report)),
@@ -120,10 +129,7 @@ def content_css():
 def _verdict(report):
     said, level = words.verdict_words(report), report["verdict"]["level"]
     look = VERDICTS[level]
-    lists = "".join(
-        f"<div><h3>{title}</h3>{_list(items)}</div>"
-        for title, items in (("Speaks for a leak", said.for_), ("Speaks against", said.against), ("Could not be seen", said.not_seen))
-    )
+    lists = "".join(f"<div><h3>{title}</h3>{_list(items)}</div>" for title, items in zip(said.titles, (said.for_, said.against, said.not_seen), strict=True))
     return (
         f'<div class="card {level}"><p class="level"><b>{MARKS[level]} {escape(look.word)}</b></p><h2>{escape(said.headline)}</h2><p>{escape(said.reason)}</p>'
         f'<p><b>Next:</b> {escape(said.next)}</p><div class="columns">{lists}</div></div>'
@@ -148,28 +154,59 @@ def _audited(report):
         ),
         ("Model calls", f"{fmt.count(measured['model_calls'])}, {fmt.count(measured['model_calls_per_image'])} per image"),
     ]
-    return _pairs(rows)
+    return pairs(rows)
 
 
-def _sound(report):
-    rows = []
-    for control in report["controls"]:
-        outcome = "chance, as it must be" if control["passed"] else "not chance: a fault in the instrument"
-        rows.append((CONTROL_WORDS.get(control["name"], control["name"]), f"AUC {fmt.auc_interval(control['auc'], control['low'], control['high'])}", outcome))
+def sound(report):
+    """The checks of the instrument itself as markup: controls, blind baseline, duplicates, how the split was drawn. The Verdict page shows the same."""
+    rows = [words.control_row(report, control) for control in report["controls"]]
     test = report["permutation"]
     rows.append(("Permutation test over all attacks", fmt.p_value(test["p_value"]), f"{fmt.count(test['draws'])} relabellings, both score kinds"))
     tried = report["self_test"]
     rows.append(("Self-test of the checkpoint", f"denoising error {fmt.number(tried['error'])}", f"predicting no noise has {fmt.number(tried['baseline'])}"))
-    visible = report["minimum_detectable_auc"]
-    rows.append(("Smallest visible leak", "not resolvable" if visible is None else f"AUC {fmt.auc(visible)}", "what this many images would show 4 times in 5"))
-    if report["blind_baseline"] is None:
-        rows.append(("Blind baseline", "not checked yet", "do the sets differ without the model?"))
-    return _table(("check", "result", "meaning"), rows)
+    visible, share = report["minimum_detectable_auc"], report.get("minimum_detectable_share")
+    smallest = f"Smallest visible {words.finding(report)}"
+    rows.append((smallest, "not resolvable" if visible is None else f"AUC {fmt.auc(visible)}", "what this many images would show 4 times in 5"))
+    if share is not None:
+        rows.append((f"{smallest}, few members", f"{fmt.percent_up(share)} of the members, fully exposed", "what this many images would show 4 times in 5"))
+    rows += [_blind(report), _duplicates(report["queries"]["duplicates"])]
+    rows.append(("How the split was drawn", _provenance(report), words.provenance_sentence(report)))
+    return _table(("check", "result", "meaning"), rows) + _sentences([text for text in (words.features_sentence(report),) if text])
+
+
+def _blind(report):
+    blind = words.blind_of(report)
+    if blind is None:
+        return "Blind baseline", "not checked yet", words.blind_missing(report)
+    meaning = "the sets differ without the model" if blind["differs"] else "no difference seen without the model"
+    power = "".join(f". {text}" for text in words.blind_power(report))
+    return "Blind baseline", f"AUC {fmt.value_interval(blind['auc'])}, {fmt.p_value(blind['p_value'])}", meaning + power
+
+
+def _duplicates(counts):
+    near, clusters = counts.get("near"), counts.get("clusters")
+    found = f"{fmt.count(counts['exact'])} exact, {'near ones not checked' if near is None else f'{fmt.count(near)} near'}"
+    kept = f"; {fmt.count(clusters)} groups of near duplicates inside one set stay in one half" if clusters else ""
+    return "Duplicates left out", found, (counts.get("rule") or "Equal images are kept once inside a set, and removed where they stand in both") + kept
+
+
+def _provenance(report):
+    kind = (report["queries"].get("provenance") or {}).get("kind")
+    return {"manifest": "verified by manifest", "stated-random": "random, by the owner's word", "stated": "stated by the owner"}.get(kind, "not checked")
+
+
+def _feature_figures(report):
+    from audit.report import figures
+
+    blind = words.blind_of(report)
+    if blind is None or not blind.get("features"):
+        return ()
+    caption = "Each image feature alone: how far members and non-members stand apart, in standard deviations of chance."
+    return ((caption, lambda: figures.features_figure(blind["features"], height=HEIGHT)),)
 
 
 def _attacks(report):
-    q = report["queries"]
-    members, n = q["evaluation_members"], q["evaluation_nonmembers"]
+    members, n = words.curve_images(report)
     found, chosen = [], []
     for row in sorted(report["attacks"], key=lambda row: -row["auc"]["value"] if row["status"] == "done" else 1):
         name = words.title_of(row["name"])
@@ -181,8 +218,17 @@ def _attacks(report):
     heads = ("attack", "threat model", "AUC [95 % interval]", *(f"TPR at {fmt.fpr(at)} FPR" for at in FPRS))
     settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image")
     warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
-    note = f"n = {fmt.count(members)} members + {fmt.count(n)} non-members, never used for choosing settings. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
+    note = f"n = {_judged(report)}. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
     return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}"
+
+
+def _judged(report):
+    """How many images stand behind the attacks' numbers, and how they were kept apart from choosing."""
+    q, (members, n) = report["queries"], words.curve_images(report)
+    if q["split"] == "half":
+        return f"{fmt.count(members)} members + {fmt.count(n)} non-members, never used for choosing settings"
+    every = f"{fmt.count(q['evaluation_members'])} members + {fmt.count(q['evaluation_nonmembers'])} non-members for the AUC, cross-fitted"
+    return f"{every}; {fmt.count(members)} + {fmt.count(n)} for the TPR, evaluation half of the first repeat"
 
 
 def _legend(run):
@@ -242,22 +288,77 @@ def _picture(folder, image_id):
     return f'<img alt="member {image_id}" src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
 
 
+def _thresholds(report):
+    """Thresholds from the calibration half, counted on the other: one table for the headline and the tail attack."""
+    from audit.report import figures
+
+    names = dict.fromkeys((report["verdict"]["headline_attack"], report["verdict"]["tail_attack"]))
+    rows = []
+    for name in names:
+        for point in words.attack_of(report, name).get("at_threshold") or ():
+            head = words.title_of(name), fmt.fpr(point["fpr"])
+            if point["threshold"] is None:
+                rows.append((*head, point.get("reason") or "not set", "", "", "", ""))
+                continue
+            found = f"{fmt.percent(point['tpr'], 1)} {fmt.percent_bounds(point['tpr_low'], point['tpr_high'], 1)}"
+            false = f"{fmt.percent(point['fpr_achieved'], 1)} {fmt.percent_bounds(point['fpr_low'], point['fpr_high'], 1)}"
+            rows.append((*head, figures.score_text(point["threshold"]), found, false, fmt.number(point["balanced_accuracy"]), fmt.number(point["f1"])))
+    if not rows:
+        return ""
+    heads = ("attack", "FPR aimed at", "member from score", "TPR [95 %]", "FPR achieved [95 %]", "balanced accuracy", "F1")
+    note = "Set on the calibration half, counted on the evaluation half. This is what one threshold does; the TPR at a fixed FPR above answers another question."
+    return f"{_table(heads, rows, 'wide')}<p class='note'>{escape(note)}</p>"
+
+
+def _whole(report):
+    said, curve = words.set_level_sentences(report), (report.get("set_level") or {}).get("images_needed") or []
+    rows = [(fmt.count(row["images"]), fmt.p_value(row["median_p"]), fmt.percent(row["share_below"])) for row in curve]
+    return _sentences(said) + (_table(("images a side", "median p", "draws with p < 0.01"), rows) if rows else "")
+
+
+def _claims(report):
+    made = claims_of(report)
+    may = _list(f"{claim['text']} ({claim['evidence']})" for claim in made["allowed"])
+    return f"<h3>You may say</h3>{may}<h3>You may not say</h3>{_table(('sentence', 'why not'), [(claim['text'], claim['why']) for claim in made['blocked']])}"
+
+
 def _limits(report):
-    not_seen = [text for text in report["verdict"]["not_tested"] if text not in words.LIMITS]
-    return f"{_list(words.LIMITS)}<h3>Not tested</h3><div class='two'>{_list(not_seen)}</div>"
+    said = words.limits(report)
+    not_seen = [text for text in report["verdict"]["not_tested"] if text not in said]
+    return f"{_list(said)}<h3>Not tested</h3><div class='two'>{_list(not_seen)}</div>"
+
+
+def _paper(report):
+    """The paper's own protocol, its label first; nothing where it was not computed."""
+    paper = report.get("paper_protocol")
+    if not paper:
+        return []
+    truncated = fmt.percent(paper["truncated_share"])
+    dropped = {"none": "every timestep", "time": f"noisiest {truncated} left out", "value": f"largest {truncated} left out"}
+    rows = [(row["statistic"], dropped.get(row["truncation"], row["truncation"]), *(_spread(row[name]) for name in ("auc", "accuracy", "f1"))) for row in paper["rows"]]
+    heads = ("statistic", "timesteps", *(f"{name}: mean, median [min, max]" for name in ("AUC", "accuracy", "F1")))
+    note = f"Loss table {paper.get('table', '')}, {fmt.count(paper['repeats'])} random draws of {fmt.count(paper['subset'])} images a side, threshold at the median score."
+    return [Section("paper", "The paper's own protocol (optimistic)", _sentences([paper["label"], f"{note} Source: {paper['source']}."]) + _table(heads, rows, "wide"))]
+
+
+def _spread(summary):
+    return f"{fmt.number(summary['mean'])}, {fmt.number(summary['median'])} {fmt.bounds(summary['min'], summary['max'], 3)}"
+
+
+def _evidence(run):
+    """Every headline number with what it was computed from; long, so folded. DIR in the commands is the run folder."""
+    folded = []
+    for entry in evidence(run).values():
+        rows = [*entry.rows(run), *(("recompute" if i == 0 else "this number alone", command) for i, command in enumerate(entry.recompute))]
+        folded.append(f"<details><summary>{escape(entry.what)}: {escape(entry.value)}</summary>{pairs(rows)}</details>")
+    return f"<p>DIR is the run folder.</p>{''.join(folded)}"
 
 
 def _left_out(report):
     q = report["queries"]
-    exact = q["duplicates"]["exact"]
-    head = f"<p>{escape(_duplicates(exact))}</p>"
     if not q["left_out"]:
-        return f"{head}<p>No file was left out.</p>"
-    return head + _table(("file", "set", "reason"), [(row["path"], row.get("set", ""), row["reason"]) for row in q["left_out"]])
-
-
-def _duplicates(exact):
-    return "No exact duplicates." if not exact else f"{fmt.count(exact)} exact duplicates: kept once inside a set, removed from both sets where they stood in both."
+        return "<p>No file was left out.</p>"
+    return _table(("file", "set", "reason"), [(row["path"], row.get("set", ""), row["reason"]) for row in q["left_out"]])
 
 
 def _versions(report):
@@ -269,7 +370,7 @@ def _versions(report):
         ("speed", f"{fmt.number(cost['throughput'], 1)} images/s"),
         ("whole run took", fmt.duration(report["run"]["seconds"])),
     ]
-    return _pairs(rows)
+    return pairs(rows)
 
 
 # --- markup -----------------------------------------------------------------------------------------------------------------------------------
@@ -279,23 +380,19 @@ def _size(size):
     return " × ".join(str(side) for side in size) if isinstance(size, list) else str(size)
 
 
-def _settings(settings):
-    """The chosen settings in one line: `mean, by time, t = 82 … 265`."""
-    if "statistic" not in settings:
-        return ", ".join(f"{name} {value}" for name, value in settings.items())
-    kept = (
-        f"by time, {fmt.window(settings['keep_from'], settings['keep_until'])}"
-        if settings["truncate_by"] == "time"
-        else f"by value, smallest {fmt.percent(settings['keep_share'])} kept"
-    )
-    return f"{settings['statistic']}, {kept}"
+_settings = words.settings_words
+
+
+def _sentences(said):
+    return "".join(f"<p>{escape(text)}</p>" for text in said)
 
 
 def _list(items):
     return f"<ul>{''.join(f'<li>{escape(str(item))}</li>' for item in items)}</ul>"
 
 
-def _pairs(rows):
+def pairs(rows):
+    """Names and values as a table of two columns; all text is escaped."""
     return f"<div class='scroll'><table class='pairs'>{''.join(f'<tr><th scope=row>{escape(str(a))}</th><td>{escape(str(b))}</td></tr>' for a, b in rows)}</table></div>"
 
 
@@ -320,7 +417,7 @@ CONTENT_CSS = """
 .scroll table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 .scroll th, .scroll td { border: 0; border-bottom: 1px solid light-dark(#D5DAE1,#343D4A); padding: .4rem .8rem .4rem 0; text-align: left; vertical-align: top;
   overflow-wrap: anywhere; }
-.scroll th { font-weight: 600; }
+.scroll th { font-weight: 600; } .scroll + p { margin-top: .8rem; }
 .pairs th { white-space: nowrap; width: 11rem; }
 .two { columns: 2 280px; column-gap: 2rem; } .two ul { margin: 0; padding-left: 1.1rem; } .words { font-size: .9rem; } .words p { break-inside: avoid; margin: 0 0 .5rem; }
 .legend span { display: inline-block; margin-right: 1.4rem; white-space: nowrap; } .legend i { display: inline-block; width: 24px; margin-right: .45rem;

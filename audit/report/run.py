@@ -75,6 +75,22 @@ class Run:
         """(N,) float64, higher = more likely a member; NaN where not finite."""
         return self._scores[attack]
 
+    @cached_property
+    def image_rows(self):
+        """{column of images.csv: array (N,)}, joined to scores.csv by image id; None where the run has no images.csv that can be read.
+
+        conformal_p, blind: float64, NaN where there is none; flagged: bool; blind_fold: int64, -1 where there is none.
+        """
+        try:
+            with open(self.folder / "images.csv", encoding="utf-8", newline="") as handle:
+                rows = {row["image_id"]: row for row in csv.DictReader(handle)}
+            mine = [rows.get(image_id, {}) for image_id in self._columns["image_id"]]
+            numbers = {name: np.array([float(row.get(name) or "nan") for row in mine]) for name in ("conformal_p", "blind", "blind_fold")}
+        except (OSError, KeyError, ValueError):
+            return None
+        fold = np.nan_to_num(numbers["blind_fold"], nan=-1).astype(np.int64)
+        return numbers | {"blind_fold": fold, "flagged": np.array([row.get("flagged") == "True" for row in mine], dtype=bool)}
+
     def attack(self, name):
         """The entry of one attack in report["attacks"]. Raises RunFolderError: it was not part of the run."""
         for row in self.report["attacks"]:

@@ -13,6 +13,7 @@ from audit.attacks import ATTACKS
 from audit.errors import WindowError
 from audit.stats.auc import auc_interval, auc_many
 from audit.stats.roc import fast_roc
+from audit.stats.threshold import calibrated_threshold
 from audit.stats.tpr import band, clopper_pearson, tpr_at_fpr
 from audit.stats.window import Window, kept_rows, reduce
 
@@ -195,16 +196,15 @@ def flag_at_fpr(run, attack, fpr):
 def flag_calibrated(run, attack):
     """(fpr, Flagged): a threshold set on the calibration non-members, counted on the held-out images; None where there are too few of them.
 
-    Conformal: the smallest calibration score above the r-th largest non-member score, r = floor(fpr (n_cal + 1)); expected FPR at most `fpr`.
-    `fpr` is the smallest of 1 % and 10 % that the calibration half can carry. Source: docs/statistics.md, fixed threshold.
+    The threshold is audit.stats.threshold's. `fpr` is the smallest of 1 % and 10 % that the calibration half can carry.
     """
     scores = np.asarray(run.scores_of(attack), dtype=np.float64)
     before = (np.asarray(run.half) == "calibration") & np.isfinite(scores)
-    outsiders = np.sort(scores[before & ~np.asarray(run.is_member)])[::-1]
+    outsiders = scores[before & ~np.asarray(run.is_member)]
     for fpr in (0.01, 0.1):
-        r = math.floor(fpr * (len(outsiders) + 1) + 1e-9)
-        if r >= 1:
-            return fpr, flag(held_out_scores(run, attack), held_out_members(run), np.nextafter(outsiders[r - 1], np.inf))
+        threshold = calibrated_threshold(outsiders, fpr)
+        if threshold is not None:
+            return fpr, flag(held_out_scores(run, attack), held_out_members(run), threshold)
     return None
 
 

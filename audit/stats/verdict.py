@@ -87,6 +87,12 @@ class Decision:
     kind: str
 
 
+def differ(p_blind, split_random, policy=None):
+    """Whether the sets can be told apart without the model. Args: p_blind: 0..1; split_random: verified as drawn at random."""
+    policy = policy or Policy()
+    return p_blind <= (policy.blind_p_verified if split_random else policy.blind_p)
+
+
 def decide(evidence, policy=None):
     """The first rule that fits.
 
@@ -108,7 +114,7 @@ def decide(evidence, policy=None):
         return Decision("inconclusive", 1, "order")
     leak = evidence.p_leak <= policy.elevated_p
     if evidence.p_blind is not None:
-        if evidence.p_blind <= (policy.blind_p_verified if evidence.split_random else policy.blind_p):
+        if differ(evidence.p_blind, evidence.split_random, policy):
             return Decision("inconclusive", 2, "sets-differ")
         if leak and not evidence.split_random and not _clears_blind(evidence, policy):
             return Decision("inconclusive", 3, "near")

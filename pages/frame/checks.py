@@ -19,15 +19,19 @@ KEPT = 12
 RESTS_ON = {  # part of a result: the choices that it depends on
     "checkpoint": ("checkpoint",),
     "images": ("checkpoint", "members", "nonmembers"),
+    "provenance": ("checkpoint", "members", "nonmembers", "manifest"),
     "self_test": ("checkpoint", "members", "nonmembers"),
     "price": ("checkpoint", "members", "nonmembers", "preset"),
 }
-DECIDING = RESTS_ON["price"]  # all attacks of today read the one loss grid: choosing among them changes no answer
+DECIDING = (*RESTS_ON["price"], "manifest")  # all attacks of today read the one loss grid: choosing among them changes no answer
 
 
 def payload(choices, preset, attacks):
-    """What a check is asked. Args: choices: {"checkpoint" | "members" | "nonmembers": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all."""
-    return {key: choice.path for key, choice in choices.items()} | {
+    """What a check is asked.
+
+    Args: choices: {"checkpoint" | "members" | "nonmembers" | "manifest": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all.
+    """
+    return {"manifest": None} | {key: choice.path for key, choice in choices.items()} | {
         "preset": preset,
         "timesteps": None,
         "draws": None,
@@ -94,7 +98,7 @@ class Answers:
         return self._newest(name, name)
 
     def problem(self, name):
-        """The sentence that stands in place of a part, or "". Args: name: "checkpoint" or "images"."""
+        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "images" or "provenance"."""
         return self._newest(name, f"{name}_error") or ""
 
     def _newest(self, name, field):

@@ -293,7 +293,7 @@ def finished_rows(jobs):
             {
                 "run": job.name,
                 "verdict": VERDICTS[result["level"]].word if result.get("level") in VERDICTS else "not read",
-                "AUC, best attack": fmt.value_interval(auc) if auc and auc.get("value") is not None else "no value",
+                "AUC, headline attack": fmt.value_interval(auc) if auc and auc.get("value") is not None else "no value",
                 "images": f"{fmt.count(result['members'])} + {fmt.count(result['nonmembers'])}" if result.get("members") is not None else "",
                 "finished": fmt.moment(job.finished) if job.finished else "",
                 "took": fmt.duration(result["seconds"]) if result.get("seconds") is not None else "",

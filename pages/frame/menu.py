@@ -29,6 +29,7 @@ MENU = (
     MenuLine("Evidence", "roc", "ROC", "line_axis"),
     MenuLine("Evidence", "trajectories", "Loss trajectories", "timeline"),
     MenuLine("Evidence", "truncation", "Truncation", "content_cut"),
+    MenuLine("Evidence", "images", "Images", "imagesmode"),
     MenuLine("Share", "report", "Report", "description"),
 )
 

@@ -11,11 +11,13 @@ import streamlit as st
 
 from audit import format as fmt
 from audit.glossary import GLOSSARY
-from audit.stats.power import CRITICAL_Z_PLANNED, images_needed, planned_mda
+from audit.planner import power_head, power_lines
+from audit.stats.power import planned
 
+SIDES = {"members": "members", "nonmembers": "non-members"}
+DIFFERENCES = 3  # named at most
 FEW = 20  # images a side below which only enormous leaks show
 LEAST = 10  # the driver refuses fewer
-EXAMPLE_MDA = 0.55
 TO_LOOK_AT = ("inferred", "default", "self-test")  # decided_by values that no file vouches for
 SHARED_PROBES = frozenset({"noised"})  # the loss grid, which every audit measures
 THREAT_HELP = " ".join(f"{word}: {GLOSSARY[word]}" for word in ("white-box", "gray-box", "black-box"))
@@ -119,10 +121,48 @@ def input_check_lines(images):
         lines.append(("warning", f"{fmt.count(exact)} exact duplicates: kept once inside a set, left out of both when in both"))
     else:
         lines.append(("check_circle", "No exact duplicates"))
+    lines += near_lines(images.get("duplicates") or {})
+    lines += [("warning", text) for text in difference_lines(images.get("differences") or ())]
     least = min(images["members"], images["nonmembers"])
     if LEAST <= least < FEW:
-        lines.append(("warning", f"{least} images a side can show only a leak above AUC {fmt.auc(planned_mda(*halves(images['members'], images['nonmembers'])))}."))
+        smallest = planned(images["members"], images["nonmembers"])["minimum_detectable_auc"]
+        lines.append(("warning", f"{least} images a side can show only a leak above AUC {fmt.auc(smallest)}."))
     return lines
+
+
+def near_lines(duplicates):
+    """[(icon, sentence)] of near duplicates; empty where nobody looked for them. Args: duplicates: of queries.json."""
+    if duplicates.get("near") is None:
+        return []
+    near, groups = duplicates["near"], duplicates.get("clusters") or 0
+    lines = [("warning", f"{fmt.count(near)} near duplicates across the sets, left out of both") if near else ("check_circle", "No near duplicates across the sets")]
+    if groups:
+        lines.append(("info", f"{fmt.count(groups)} groups of near duplicates inside a set: each stays together wherever images are split"))
+    return lines
+
+
+def difference_lines(differences):
+    """Sentences on what tells the sets apart without the model. Args: differences: of a check's `images` part."""
+    lines = []
+    for found in differences[:DIFFERENCES]:
+        what = found["what"][:1].upper() + found["what"][1:]
+        if "z" in found:
+            more, z = ("members" if found["z"] > 0 else "non-members"), fmt.number(abs(found["z"]), 1)
+            lines.append(f"{what} differs: {more} have more of it (z = {z}). The blind baseline may find this.")
+        else:
+            (name, share), (_, other) = found["members"], found["nonmembers"]
+            lines.append(f"{what} differs: members {fmt.percent(share)} {name}, non-members {fmt.percent(other)}. The blind baseline may find this.")
+    if len(differences) > DIFFERENCES:
+        lines.append(f"Further features that differ: {len(differences) - DIFFERENCES}.")
+    return lines
+
+
+def provenance_line(found):
+    """(icon, sentence) of a verified split, or of a manifest that vouches for nothing. Args: found: of audit.provenance.provenance_of, with a manifest."""
+    if found["kind"] != "manifest":
+        return "warning", f"{found['reason']}. It counts as your statement."
+    both = " and ".join(f"{fmt.count_of(found['covered'][side]['audited'], found['covered'][side]['of'])} {word}" for side, word in SIDES.items())
+    return "check_circle", f"Split verified by {found['manifest']}: {both}, {fmt.count(found['coins'])} coins"
 
 
 def input_checks(images):
@@ -134,34 +174,11 @@ def input_checks(images):
             st.dataframe(pd.DataFrame(images["left_out"])[["path", "set", "reason"]], hide_index=True, height="auto", key="new_left_out", alt="Files left out: name, set, reason")
 
 
-def halves(members, nonmembers):
-    """Images a class in the evaluation half."""
-    return max(1, members // 2), max(1, nonmembers // 2)
-
-
-def power_lines(members, nonmembers):
-    """Sentences on what the evaluation half can show. Args: members, nonmembers: images read."""
-    m, n = halves(members, nonmembers)
-    lines = [f"A leak of AUC {fmt.auc(planned_mda(m, n))} or more would be found in 4 audits of 5."]
-    resolvable, coarse, never = [], [], []
-    for target, needed in fmt.LOWER_BOUND_FROM_N.items():
-        (resolvable if n >= needed else coarse if n >= 1 / target else never).append(fmt.fpr(target))
-    if resolvable:
-        lines.append(f"TPR with a lower bound at {' and '.join(resolvable)} FPR.")
-    if coarse:
-        lines.append(f"Only a coarse TPR at {' and '.join(coarse)} FPR.")
-    if never:
-        lines.append(f"No TPR at {' and '.join(never)} FPR: not resolvable with n = {fmt.count(n)}.")
-    side = images_needed(EXAMPLE_MDA, CRITICAL_Z_PLANNED)
-    if min(m, n) < side:
-        lines.append(f"For AUC {fmt.auc(EXAMPLE_MDA)}: {fmt.count(2 * side)} images a side, half of them held out.")
-    return lines
-
-
 def power(members, nonmembers):
     """The block "What these images can show"."""
-    m, n = halves(members, nonmembers)
-    st.subheader(f"What {fmt.count(m)} + {fmt.count(n)} held-out images can show", anchor=False, help=GLOSSARY["smallest visible leak"])
+    if min(members, nonmembers) < LEAST:
+        return
+    st.subheader(power_head(members, nonmembers), anchor=False, help=GLOSSARY["smallest visible leak"])
     with st.container(key="points_power", gap="xxsmall"):
         for text in power_lines(members, nonmembers):
             st.text(text)
@@ -176,22 +193,35 @@ def checkpoint_reason(chosen, answers):
     return "" if answers.part("checkpoint") else "The checkpoint has not been read yet."
 
 
-def images_reason(chosen, answers):
-    """Why step 2 is not ready, or ""."""
+def images_reason(chosen, answers, how):
+    """Why step 2 is not ready, or "". Args: how: the split's choice of page New audit."""
     for key, what in (("members", "members"), ("nonmembers", "non-members")):
         if not chosen[key].path:
             return f"Choose a folder of {what} first."
     if answers.problem("images"):
         return "These sets cannot be audited."
+    if answers.problem("provenance"):
+        return "The manifest cannot be used for these sets."
+    if problem := split_reason(how, answers):
+        return problem
     return "" if answers.part("images") else "The images have not been read yet."
 
 
-def start_reason(chosen, answers, used, name, price, config):
+def split_reason(how, answers):
+    """Why the choice of how the split was drawn is not ready, or "". Args: how: {"random": bool, "manifest": Choice or None for the owner's word}."""
+    if how["random"] and how["manifest"] is not None and not how["manifest"].path:
+        return "Choose the manifest of the split, or say that it is your word."
+    return answers.problem("provenance")
+
+
+def start_reason(chosen, answers, used, name, price, config, how):
     """Why the audit cannot start, or "". A price that is still being measured is no reason."""
     for key, what in (("checkpoint", "a checkpoint"), ("members", "a folder of members"), ("nonmembers", "a folder of non-members")):
         if not chosen[key].path:
             return f"Choose {what} first."
     if problem := answers.problem("checkpoint") or answers.problem("images"):
+        return problem
+    if problem := split_reason(how, answers):
         return problem
     result = answers.part("self_test")
     if result and not result["passed"]:
@@ -292,9 +322,11 @@ def name_key(choice):
     return f"new_name_{hash(choice.path)}"
 
 
-def command(chosen, preset, attacks):
+def command(chosen, preset, attacks, how=None):
     """The same audit on the command line, quoted for this system's shell."""
     flags = [(f"--{key}", chosen[key].path) for key in ("checkpoint", "members", "nonmembers")]
+    if how and how["random"]:
+        flags.append(("--randomised-split",) if how["manifest"] is None else ("--manifest", how["manifest"].path or "F"))
     flags += [("--preset", preset)] + ([("--attacks", ",".join(attacks))] if attacks else [])
     start = ("python", "-m", "audit", "run")
     if os.name == "nt":

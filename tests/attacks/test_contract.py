@@ -7,7 +7,7 @@ from audit.attacks import ATTACKS, check_settings, choose
 from audit.attacks.base import THREAT_MODELS
 from audit.errors import RequestError
 from audit.presets import grid
-from audit.selection import select
+from audit.sweep import Jury, sweep
 from audit.stats.auc import auc
 from audit.tables import Tables, write_tables
 from tests.synthetic import loss_tables
@@ -38,7 +38,8 @@ def test_card_is_complete(name):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_members_with_lower_loss_score_higher(name, leaky):
     attack = ATTACKS[name]
-    chosen = select(attack, leaky, IS_MEMBER, EVERYONE).choice
+    trial = sweep(attack, leaky, [Jury(EVERYONE, IS_MEMBER)])
+    chosen = trial.candidates[trial.best(0)]
     scores = attack.score(leaky, chosen)
     assert scores.shape == (N,) and scores.dtype == np.float64 and np.isfinite(scores).all()
     assert auc(scores, IS_MEMBER) > 0.8

@@ -1,5 +1,6 @@
 """From two sets of files to the query images: one path for both, everything left out is named, and bad sets are refused in one line."""
 
+import hashlib
 import io
 import json
 import os
@@ -38,6 +39,17 @@ def sets(tmp_path):
     return save(tmp_path / "cats", pictures(12)), save(tmp_path / "dogs", pictures(11, seed=1))
 
 
+def files_of(sets):
+    """Paths of both folders in natural order."""
+    return [folder / f"img{i}.png" for folder in sets for i in range(len(list(folder.iterdir())))]
+
+
+def photo(count=1, size=(24, 24), seed=0):
+    """Smooth grey pictures, uint8 (count,*size): re-encoding and small crops leave them nearly as they are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(c).resize(size[::-1], Image.Resampling.BICUBIC)) for c in coarse])
+
+
 def refused(members, nonmembers, tmp_path, shape=GREY):
     """The message of the ImageSetError, after checking that it is one line, shows no path and left nothing behind."""
     with pytest.raises(ImageSetError) as caught:
@@ -59,9 +71,13 @@ def test_images_and_queries_are_written_members_first_in_natural_order(sets, tmp
     assert [q["path"] for q in queries["images"]] == [f"img{i}.png" for i in range(12)] + [f"img{i}.png" for i in range(11)]
     assert [q["is_member"] for q in queries["images"]] == [True] * 12 + [False] * 11
     assert [q["image_id"] for q in queries["images"]] == [image_id(p) for p in pixels]
-    assert (queries["members"], queries["nonmembers"], queries["left_out"], queries["duplicates"]) == (12, 11, [], {"exact": 0, "pairs": []})
+    assert (queries["members"], queries["nonmembers"], queries["left_out"]) == (12, 11, [])
+    duplicates = queries["duplicates"]
+    assert "left out" in duplicates.pop("rule") and duplicates == {"exact": 0, "pairs": [], "near": 0, "clusters": 0, "near_pairs": []}
+    assert [q["cluster"] for q in queries["images"]] == list(range(23))
+    assert [q["source_sha256"] for q in queries["images"]] == [hashlib.sha256(f.read_bytes()).hexdigest() for f in files_of(sets)]
     assert queries["preprocessing"] == {"crop": "center", "filter": "bicubic", "size": [8, 8]}
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["images.npy", "queries.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["features.npz", "images.npy", "queries.json"]
     loaded = QuerySet.load(tmp_path / "run")
     assert loaded == found and len(loaded) == 23 and np.array_equal(loaded.pixels, pixels) and loaded.is_member.sum() == 12
 
@@ -110,15 +126,22 @@ def test_the_same_picture_has_the_same_id_wherever_it_lies(sets, tmp_path):
 def test_progress_counts_every_file_and_may_stop(sets, tmp_path):
     seen = []
     prepare(*sets, GREY, tmp_path / "run", on_progress=seen.append)
-    assert seen == list(range(1, 24))
+    assert seen[:23] == list(range(1, 24)) and set(seen[23:]) == {23} and len(seen) == 23 + 4  # once in each of the four searches: no turn, mirror, quarter, half
 
     def stop(files):
         if files == 15:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        prepare(*sets, GREY, tmp_path / "stopped", on_progress=stop)
-    assert not list((tmp_path / "stopped").iterdir())
+    def stop_late(files):
+        last.append(files)
+        if last.count(23) == 3:
+            raise KeyboardInterrupt
+
+    last = []
+    for stopper in (stop, stop_late):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(*sets, GREY, tmp_path / "stopped", on_progress=stopper)
+        assert not list((tmp_path / "stopped").iterdir())
 
 
 # ---------------------------------------------------------------------- left out
@@ -159,10 +182,8 @@ def test_few_pictures_in_both_sets_leave_both(tmp_path):
     shutil.copy(members / "img7.png", others / "z2.png")
     found = prepare(members, others, GREY, tmp_path / "run")
     assert (found.members, found.nonmembers) == (39, 30) and "img7.png" not in [q["path"] for q in found.images if q["is_member"]]
-    assert found.duplicates == {
-        "exact": 3,
-        "pairs": [{"image_id": image_id(pictures(40)[7][..., None]), "set": "both", "kept": None, "left_out": ["img7.png", "z1.png", "z2.png"]}],
-    }
+    assert (found.duplicates["exact"], found.duplicates["near"]) == (3, 0)
+    assert found.duplicates["pairs"] == [{"image_id": image_id(pictures(40)[7][..., None]), "set": "both", "kept": None, "left_out": ["img7.png", "z1.png", "z2.png"]}]
     assert np.array_equal(found.pixels[..., 0], np.concatenate([np.delete(pictures(40), 7, axis=0), pictures(30, seed=1)]))
 
 
@@ -176,6 +197,132 @@ def test_more_than_five_per_cent_in_both_sets_is_refused(shared, allowed, tmp_pa
     else:
         text = refused(members, others, tmp_path)
         assert text == "3 files are in both folders (first: img0.png). An image cannot be member and non-member: remove them from one side."
+
+
+# ---------------------------------------------------------------------- near duplicates
+
+NEAR = (1, 24, 24)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two folders of 60 and 50 smooth pictures; arrays of both."""
+    ours, theirs = photo(60), photo(50, seed=1)
+    return save(tmp_path / "m", ours), save(tmp_path / "n", theirs), ours, theirs
+
+
+def test_near_duplicates_across_the_sets_leave_both_with_pictures(photos, tmp_path):
+    members, others, ours, theirs = photos
+    Image.fromarray(ours[7]).save(others / "z1.jpg", quality=80)
+    save(members, [np.rot90(theirs[3])], start=90)
+    found = prepare(members, others, NEAR, tmp_path / "run")
+    assert (found.members, found.nonmembers, found.duplicates["near"], found.duplicates["exact"], found.duplicates["clusters"]) == (59, 49, 4, 0, 0)
+    names = [(q["path"], q["is_member"]) for q in found.images]
+    assert not {("img7.png", True), ("img90.png", True), ("z1.jpg", False), ("img3.png", False)} & set(names)
+    assert np.array_equal(found.pixels[..., 0], np.concatenate([np.delete(ours, 7, axis=0), np.delete(theirs, 3, axis=0)]))
+    assert [(entry["path"], entry["set"], entry["of"]) for entry in found.left_out] == [
+        ("img7.png", "members", "z1.jpg"), ("img90.png", "members", "img3.png"), ("img3.png", "nonmembers", "img90.png"), ("z1.jpg", "nonmembers", "img7.png"),
+    ]  # fmt: skip
+    assert {entry["reason"] for entry in found.left_out} == {"near duplicate in the other set"}
+    turned, encoded = found.duplicates["near_pairs"]
+    assert [turned[key] for key in ("a_path", "a_set", "b_path", "b_set", "how", "left_out")] == ["img90.png", "members", "img3.png", "nonmembers", "rotated 270", True]
+    assert (encoded["a"], encoded["how"]) == (image_id(ours[7][..., None]), "same") and 0.98 < encoded["correlation"] < turned["correlation"] <= 1.000001
+    write_thumbnails(tmp_path / "run")
+    shown = {f.stem: np.asarray(Image.open(f)) for f in (tmp_path / "run" / "thumbnails" / "near").iterdir()}
+    assert set(shown) == {turned["a"], turned["b"], encoded["a"], encoded["b"]} and np.array_equal(shown[turned["b"]], theirs[3]) and np.array_equal(shown[encoded["a"]], ours[7])
+    assert all(Path(tmp_path / "run" / "thumbnails" / f"{q['image_id']}.png").exists() for q in found.images)
+
+
+def test_near_duplicates_inside_a_set_stay_and_share_a_cluster(photos, tmp_path):
+    members, others, ours, theirs = photos
+    save(members, [np.fliplr(ours[2])], start=100)
+    Image.fromarray(ours[2]).save(members / "x1.jpg", quality=85)
+    Image.fromarray(theirs[9]).save(others / "x2.jpg", quality=85)
+    found = prepare(members, others, NEAR, tmp_path / "run")
+    cluster = {(q["path"], q["is_member"]): q["cluster"] for q in found.images}
+    assert (found.members, found.nonmembers, found.left_out) == (62, 51, ())
+    assert cluster["img2.png", True] == cluster["img100.png", True] == cluster["x1.jpg", True] and cluster["img9.png", False] == cluster["x2.jpg", False]
+    assert (found.duplicates["near"], found.duplicates["clusters"], len(set(cluster.values())), max(cluster.values())) == (0, 2, 110, 109)
+    assert found.clusters.tolist() == [q["cluster"] for q in found.images] and found.clusters[0] == 0
+    assert len(found.duplicates["near_pairs"]) == 4 and not any(pair["left_out"] for pair in found.duplicates["near_pairs"])
+    assert not (tmp_path / "run" / "near.npz").exists()
+
+
+def test_a_picture_that_is_only_like_a_left_out_one_stays(photos, tmp_path):
+    """c and z lie on either side of b: each is near b, but c is not near z."""
+    members, others, ours, _ = photos
+    b, step = 40 + 0.7 * ours[4], 0.1 * (photo(seed=9)[0] - 128.0)
+    for folder, number, picture in ((members, 4, b), (members, 80, b + step), (others, 80, b - step)):
+        save(folder, [picture.round().astype(np.uint8)], start=number)
+    found = prepare(members, others, NEAR, tmp_path / "run")
+    assert [(entry["path"], entry["set"]) for entry in found.left_out] == [("img4.png", "members"), ("img80.png", "nonmembers")]
+    assert [(pair["a_path"], pair["b_path"], pair["b_set"]) for pair in found.duplicates["near_pairs"]] == [("img4.png", "img80.png", "nonmembers")]
+    assert found.members == 60 and found.duplicates["clusters"] == 0
+
+
+def test_pairs_that_are_listed_are_at_most_a_hundred_and_those_left_out_come_first(photos, tmp_path, monkeypatch):
+    members, others, ours, _ = photos
+    save(members, [np.fliplr(picture) for picture in ours[10:20]], start=200)
+    Image.fromarray(ours[7]).save(others / "z1.jpg", quality=75)
+    monkeypatch.setattr("audit.images.PAIRS_KEPT", 4)
+    pairs = prepare(members, others, NEAR, tmp_path / "run").duplicates["near_pairs"]
+    assert len(pairs) == 4 and sum(pair["left_out"] for pair in pairs) == 1
+    assert [pair["correlation"] for pair in pairs] == sorted((pair["correlation"] for pair in pairs), reverse=True)
+
+
+@pytest.mark.parametrize(("copies", "allowed"), [(2, True), (3, False)])
+def test_more_than_five_per_cent_nearly_in_both_sets_is_refused(copies, allowed, tmp_path):
+    """40 and 50 pictures: 2 of 40 are exactly 5 %. Exact copies count too."""
+    ours = photo(40)
+    members, others = save(tmp_path / "m", ours), save(tmp_path / "n", photo(50 - copies, seed=1))
+    save(others, [ours[0]], start=100)
+    save(others, [np.fliplr(picture) for picture in ours[1:copies]], start=101)
+    if allowed:
+        found = prepare(members, others, NEAR, tmp_path / "run")
+        assert (found.members, found.duplicates["exact"], found.duplicates["near"]) == (38, 2, 2)
+    else:
+        text = refused(members, others, tmp_path, NEAR)
+        assert text == (
+            "2 files have near duplicates in the other folder (first: img1.png and img101.png, mirrored). "
+            "An image cannot be member and non-member: remove them from one side."
+        )
+
+
+def test_a_second_attempt_leaves_no_near_pictures_of_the_first(photos, tmp_path):
+    members, others, ours, _ = photos
+    save(others, [np.fliplr(ours[0])], start=100)
+    assert prepare(members, others, NEAR, tmp_path / "run").duplicates["near"] == 2 and (tmp_path / "run" / "near.npz").exists()
+    (others / "img100.png").unlink()
+    assert prepare(members, others, NEAR, tmp_path / "run").duplicates["near"] == 0 and not (tmp_path / "run" / "near.npz").exists()
+
+
+def test_the_demo_keeps_more_than_400_a_side(tmp_path):
+    demo = Path(__file__).parents[2] / "models" / "demo"
+    found = prepare(demo / "members.zip", demo / "nonmembers.zip", (1, 16, 16), tmp_path / "run")
+    assert min(found.members, found.nonmembers) >= 440 and found.duplicates["near"] <= 0.01 * 900
+
+
+# ---------------------------------------------------------------------- features
+
+
+def test_features_lie_beside_the_images_in_their_order(sets, tmp_path):
+    shutil.copy(sets[0] / "img3.png", sets[0] / "copy.png")
+    found = prepare(*sets, GREY, tmp_path / "run")
+    with np.load(tmp_path / "run" / "features.npz", allow_pickle=False) as stored:
+        names, scalar, values = (stored[key] for key in ("names", "scalar", "values"))
+    assert values.shape == (23, len(names)) and values.dtype == np.float64 and np.isfinite(values).all() and scalar.dtype == bool and scalar.any() and not scalar.all()
+    assert values[:, list(names).index("brightness")] == pytest.approx(found.pixels.mean(axis=(1, 2, 3)))
+    sizes = [(sets[0 if q["is_member"] else 1] / q["path"]).stat().st_size for q in found.images]
+    assert values[:, list(names).index("file bytes")].tolist() == sizes
+
+
+def test_an_array_has_no_file_and_that_tells_the_sets_apart_from_nothing(sets, tmp_path):
+    np.savez(tmp_path / "cats.npz", images=pictures(12)[..., None])
+    found = prepare(tmp_path / "cats.npz", sets[1], GREY, tmp_path / "run")
+    with np.load(tmp_path / "run" / "features.npz", allow_pickle=False) as stored:
+        names, values = list(stored["names"]), stored["values"]
+    assert not values[:, names.index("file bytes")].any() and not values[:, names.index("PNG file")].any() and values[:, names.index("contrast")].all()
+    assert found.images[2]["source_sha256"] == hashlib.sha256(pictures(12)[2].tobytes()).hexdigest()
 
 
 # ---------------------------------------------------------------------- refused
@@ -252,9 +399,17 @@ def test_a_damaged_folder_is_named(sets, tmp_path, damage):
         QuerySet.load(tmp_path / "run")
 
 
+def test_what_the_audit_adds_to_queries_json_later_is_read(sets, tmp_path):
+    assert prepare(*sets, GREY, tmp_path / "run").provenance is None
+    file = tmp_path / "run" / "queries.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"provenance": {"kind": "stated"}, "of a later version": 1}))
+    assert QuerySet.load(tmp_path / "run").provenance == {"kind": "stated"}
+
+
 # ---------------------------------------------------------------------- memory and thumbnails
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """6,000 pictures of 64 x 64 x 3 are 74 MB decoded; the scratch file holds them, not the process."""
     pytest.importorskip("resource")
@@ -263,7 +418,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             for i in range(count):
                 buffer = io.BytesIO()
-                Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)).resize((64, 64), Image.Resampling.NEAREST).save(buffer, format="BMP")
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64), Image.Resampling.NEAREST).save(buffer, format="BMP")
                 archive.writestr(f"{i}.bmp", buffer.getvalue())
     code = (
         "import resource, sys; from audit.images import prepare; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

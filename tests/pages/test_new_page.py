@@ -1,17 +1,22 @@
 """Page New audit: what it lets through to the job list, and what it says about what the worker found."""
 
+import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from audit.attacks import ATTACKS
 from audit.config import load
 from audit.errors import RequestError
-from audit.jobs import launch, submit
+from audit.jobs import check, launch, submit
 from audit.jobs.store import Store
-from audit.stats.power import planned_mda
+from audit.planner import count_images, plan_of_files, power_head, power_lines
+from audit.request import Request
+from audit.stats.power import planned, planned_mda
+from models.manifest import manifest_of
 from pages.frame import intake, plan
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
@@ -29,7 +34,7 @@ PRICE = {
     "seconds": 332.0, "low": 249.0, "high": 415.0, "model_calls": 245_888, "calls_per_image": 64, "memory_bytes": 1_100_000_000, "disk_bytes": 9_000_000,
     "seconds_per_call": 0.001, "batch_size": 64, "device": "CPU, 2 cores",
 }  # fmt: skip
-NOTHING = {"checkpoint": None, "checkpoint_error": None, "images": None, "images_error": None, "self_test": None, "price": None}
+NOTHING = {"checkpoint": None, "checkpoint_error": None, "images": None, "images_error": None, "self_test": None, "price": None, "provenance": None, "provenance_error": None}
 
 
 @pytest.fixture
@@ -216,7 +221,23 @@ def test_input_lines():
     assert "400 members and 420 non-members read, 820 in all, used as 16 × 16 grey" in lines
     assert lines["2 left out: 2 damaged"] == "warning" and lines["No exact duplicates"] == "check_circle"
     few = dict(reversed(pair) for pair in plan.input_check_lines(IMAGES | {"members": 12, "nonmembers": 14}))
-    assert f"12 images a side can show only a leak above AUC {planned_mda(6, 7):.3f}." in few
+    assert f"12 images a side can show only a leak above AUC {planned_mda(12, 14):.3f}." in few, "cross-fitted: every image is judged"
+
+
+NEAR = {"exact": 0, "pairs": [], "near": 14, "clusters": 3, "near_pairs": []}
+DIFFERENCES = [
+    {"what": "file type", "members": ["PNG", 1.0], "nonmembers": ["PNG", 0.69]}, {"what": "sharpness", "z": -7.21}, {"what": "mean", "z": 5.0}, {"what": "sd", "z": 4.5},
+]  # fmt: skip
+
+
+def test_input_lines_on_near_duplicates_and_on_what_tells_the_sets_apart():
+    lines = [text for _, text in plan.input_check_lines(IMAGES | {"duplicates": NEAR, "differences": DIFFERENCES})]
+    assert "14 near duplicates across the sets, left out of both" in lines and "3 groups of near duplicates inside a set: each stays together wherever images are split" in lines
+    assert "File type differs: members 100\u202f% PNG, non-members 69\u202f%. The blind baseline may find this." in lines
+    assert "Sharpness differs: non-members have more of it (z = 7.2). The blind baseline may find this." in lines
+    assert "Further features that differ: 1." in lines and not any(text.startswith("Sd") for text in lines)
+    assert "No near duplicates across the sets" in [text for _, text in plan.near_lines(NEAR | {"near": 0, "clusters": 0})]
+    assert plan.near_lines({"exact": 0, "pairs": []}) == [], "nobody looked"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +250,9 @@ def test_input_lines():
     ],
 )
 def test_power_lines_speak_of_the_evaluation_half(n, line):
-    lines = plan.power_lines(2 * n, 2 * n)
-    assert f"A leak of AUC {planned_mda(n, n):.3f} or more would be found in 4 audits of 5." in lines and line in lines
+    lines = power_lines(2 * n, 2 * n)
+    m = 2 * n if n < 200 else n  # cross-fitting below 400 a side judges every image; TPR is read from one half all the same
+    assert f"A leak of AUC {planned_mda(m, m):.3f} or more would be found in 4 audits of 5." in lines and line in lines
 
 
 def test_every_attack_has_its_row_and_card(store):
@@ -295,3 +317,169 @@ def test_the_command_is_quoted():
     names = {"checkpoint": "/in/my model", "members": "/in/a;b", "nonmembers": "/in/c"}
     command = plan.command({key: intake.Choice(path) for key, path in names.items()}, "quick", ("loss_x0", "loss_vlb"))
     assert command.replace(" \\\n ", "") == "python -m audit run --checkpoint '/in/my model' --members '/in/a;b' --nonmembers /in/c --preset quick --attacks loss_x0,loss_vlb"
+
+
+# --- how the split was drawn ------------------------------------------------------------------------------------------------------------------
+
+
+VERIFIED = {
+    "kind": "manifest", "reason": None, "manifest": "split.json", "manifest_sha256": "ab" * 32, "seed": 1, "rule": "", "coins": 815,
+    "members_listed": 400, "nonmembers_listed": 420,
+    "covered": {"members": {"audited": 398, "left_out": 2, "of": 400}, "nonmembers": {"audited": 420, "left_out": 0, "of": 420}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def manifest(store):
+    """A manifest in the inbox, and a folder of a name that only looks like one."""
+    image = {"path": "a.png", "sha256": "ab" * 32, "cluster": 0, "role": "member"}
+    file = store.config.inbox / "split.json"
+    file.write_text(json.dumps(manifest_of([image], 1, "2026-01-01T00:00:00Z", "all", "elsewhere", "a coin each")))
+    (store.config.inbox / "not.json").mkdir()
+    return str(file.resolve())
+
+
+def images_step(store):
+    """The page at step 2 with both sets chosen, the first check answered."""
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    step(app, "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
+    answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE)
+    return app.run()
+
+
+def test_nobody_says_random_unless_asked(store):
+    app = chosen(store)
+    assert not {"--manifest", "--randomised-split"} & set(app.code[0].value.split())
+    app.button(key="new_start").click().run()
+    (job,) = store.list("audit")
+    assert (job.request["manifest"], job.request["randomised_split"]) == (None, False)
+
+
+def test_a_manifest_of_the_inbox_is_checked_shown_and_asked_for(store, manifest):
+    app = images_step(store)
+    app.checkbox(key="new_split_random").check().run()
+    assert app.selectbox(key="new_manifest").options == ["split.json"]
+    assert app.button(key="new_next_price").disabled and has(app, "Choose the manifest of the split, or say that it is your word.")
+    app.selectbox(key="new_manifest").set_value("split.json").run()
+    asked = answer(store, checkpoint=INFO, images=IMAGES, provenance=VERIFIED, self_test=SELF_TEST, price=PRICE)
+    assert asked.request["manifest"] == manifest
+    app.run()
+    assert has(app, "Split verified by split.json: 398 of 400 members and 420 of 420 non-members, 815 coins") and not app.button(key="new_next_price").disabled
+    step(app, "price")
+    assert f"--manifest {manifest}" in app.code[0].value
+    app.button(key="new_start").click().run()
+    assert not app.exception
+    (job,) = store.list("audit")
+    assert (job.request["manifest"], job.request["randomised_split"]) == (manifest, False)
+
+
+def test_a_manifest_that_does_not_match_stops_the_start(store, manifest):
+    app = images_step(store)
+    app.checkbox(key="new_split_random").check().run()
+    app.selectbox(key="new_manifest").set_value("split.json").run()
+    problem = "cat.png (members) is not in split.json. Expected only files of that split."
+    answer(store, checkpoint=INFO, images=IMAGES, provenance_error=problem, self_test=SELF_TEST, price=PRICE)
+    app.run()
+    assert has(app, problem) and has(app, "The manifest cannot be used for these sets.") and app.button(key="new_next_price").disabled
+    assert step(app, "price").button(key="new_start").disabled
+    step(app, "images").checkbox(key="new_split_random").uncheck().run()
+    assert not has(app, problem), "without the manifest the answer of before holds again"
+
+
+def test_a_selected_part_is_said_and_may_start(store, manifest):
+    app = images_step(store)
+    app.checkbox(key="new_split_random").check().run()
+    app.selectbox(key="new_manifest").set_value("split.json").run()
+    reason = "split.json covers 40 of 400 members: a selected part is not the random split"
+    answer(store, checkpoint=INFO, images=IMAGES, provenance=VERIFIED | {"kind": "stated", "reason": reason}, self_test=SELF_TEST, price=PRICE)
+    app.run()
+    assert has(app, f"{reason}. It counts as your statement.") and not app.button(key="new_next_price").disabled
+
+
+def test_the_owners_word_is_one_click_and_says_what_it_is_worth(store):
+    app = images_step(store)
+    app.checkbox(key="new_split_random").check().run()
+    app.button_group(key="new_split_by").set_value("My word").run()
+    assert any("It changes nothing in the verdict." in c.value for c in app.caption) and not app.button(key="new_next_price").disabled
+    step(app, "price")
+    assert "--randomised-split" in app.code[0].value
+    app.button(key="new_start").click().run()
+    (job,) = store.list("audit")
+    assert (job.request["manifest"], job.request["randomised_split"]) == (None, True)
+
+
+def test_a_manifest_swapped_for_a_link_out_never_reaches_a_row(store, manifest, tmp_path):
+    app = images_step(store)
+    app.checkbox(key="new_split_random").check().run()
+    app.selectbox(key="new_manifest").set_value("split.json").run()
+    answer(store, checkpoint=INFO, images=IMAGES, provenance=VERIFIED, self_test=SELF_TEST, price=PRICE)
+    step(app, "price")
+    outside = tmp_path / "outside.json"
+    Path(manifest).rename(outside)
+    Path(manifest).symlink_to(outside)
+    app.button(key="new_start").click().run()
+    assert store.list("audit") == [] and has(app, "split.json lies outside the inbox.")
+
+
+def test_submit_reads_the_manifest_before_anything_is_queued(store, tmp_path):
+    paths = {name: str(store.config.inbox) for name in ("checkpoint", "members", "nonmembers")}
+    (tmp_path / "bad.json").write_text("{}")
+    for manifest, words in ((str(tmp_path / "bad.json"), "bad.json is not a manifest"), ("bad.json", "Expected an absolute path"), (str(tmp_path / "x"), "cannot be read")):
+        with pytest.raises(RequestError, match=words):
+            submit.submit_audit(store.config, Request(**paths, name="x", manifest=manifest))
+    assert store.list(None) == []
+
+
+# --- what these images can show ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_planner_says_what_planned_says():
+    for members, nonmembers in ((60, 90), (399, 2000), (400, 400), (5000, 8000)):
+        found, lines = planned(members, nonmembers), power_lines(members, nonmembers)
+        assert f"{found['members']:,} + {found['nonmembers']:,}" in power_head(members, nonmembers)
+        assert ("cross-fitted" in power_head(members, nonmembers)) == (members < 400)
+        assert f"AUC {found['minimum_detectable_auc']:.3f} or more" in lines[0] and f"{100 * found['minimum_detectable_share']:.1f}\u202f%" in lines[1]
+        goals = [goal for goal in found["images_needed"] if goal["images"] > min(members, nonmembers)]
+        assert all(f"AUC {goal['auc']:.3f}: {goal['images']:,} images a side" in lines[-1] for goal in goals)
+        assert ("images a side" in lines[-1]) == bool(goals)
+
+
+def test_run_counts_by_names_and_says_so(tmp_path):
+    (tmp_path / "m").mkdir()
+    for name in (*(f"{n}.PNG" for n in range(30)), ".hidden.png", "notes.txt"):
+        (tmp_path / "m" / name).write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "n.zip", "w") as archive:
+        for name in (*(f"x/{n}.jpg" for n in range(25)), "__MACOSX/y.jpg", "z.txt"):
+            archive.writestr(name, b"")
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((41, 8, 8, 3), np.uint8))
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    assert [count_images(tmp_path / name) for name in ("m", "n.zip", "a.npz", "bad.zip", "gone")] == [30, 25, 41, None, None]
+    lines = plan_of_files(tmp_path / "m", tmp_path / "n.zip")
+    assert lines[0] == "30 + 25 images by their files' names; if none is left out: what 30 + 25 images, cross-fitted, can show"
+    assert [line.strip() for line in lines[1:]] == power_lines(30, 25)
+    assert plan_of_files(tmp_path / "m", tmp_path / "bad.zip") == []
+
+
+# --- what a check says about the sets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_check_names_the_file_type_that_differs():
+    modes = {"members": {"28 x 28 grey PNG": 100}, "nonmembers": {"28 x 28 grey PNG": 69, "28 x 28 grey JPEG": 31}}
+    (found,) = check.mode_differences(modes)
+    assert (found["what"], found["members"], found["nonmembers"]) == ("file type", ["PNG", 1.0], ["PNG", 0.69])
+    assert check.mode_differences({"members": {"8 x 8 RGB PNG": 9}, "nonmembers": {"8 x 8 RGB PNG": 4}}) == []
+    assert check.mode_differences({"members": {}, "nonmembers": {}}) == []
+
+
+def test_a_check_names_the_features_beyond_luck_and_no_others(tmp_path):
+    rng = np.random.default_rng(0)
+    is_member = np.arange(400) < 200
+    values = rng.normal(size=(400, 5)) + np.outer(is_member, [0, 1.5, -3, 9, 0])
+    values[:, 4] = 1
+    np.savez(tmp_path / "f.npz", names=["luck", "sharpness", "mean", "pixel", "constant"], scalar=[True, True, True, False, True], values=values)
+    found = check.feature_differences(tmp_path / "f.npz", is_member.tolist())
+    assert [(d["what"], d["z"] > 0) for d in found] == [("mean", False), ("sharpness", True)] and abs(found[0]["z"]) > abs(found[1]["z"])
+    assert check.feature_differences(tmp_path / "gone.npz", is_member.tolist()) == []

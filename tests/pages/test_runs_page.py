@@ -154,7 +154,7 @@ def test_finished_table_prints_the_result(home):
     result = {"level": "high", "headline": "…", "auc": auc, "members": 1000, "nonmembers": 900, "seconds": 72.2, "sha256": "9c41e07bffff"}
     submit(home, HOSTILE, "done", result=result)
     row = page().dataframe[0].value.iloc[0]
-    assert row["run"] == HOSTILE and row["verdict"] == "High" and row["AUC, best attack"] == "0.951 [0.936, 0.962]"
+    assert row["run"] == HOSTILE and row["verdict"] == "High" and row["AUC, headline attack"] == "0.951 [0.936, 0.962]"
     assert row["images"] == "1,000 + 900" and row["took"] == "1 min 12 s" and row["checkpoint"] == "9c41e07b"
 
 

@@ -5,6 +5,7 @@ import pytest
 from audit import format as fmt
 from audit.report.run import open_run
 from audit.report.series import calibrated_window, measured_timesteps, table_of
+from tests import browser
 from tests.evidence_home import badges, control, home, open_page, run_folders, specs, trace  # noqa: F401
 
 
@@ -97,3 +98,61 @@ def test_another_run_brings_its_own_calibrated_window(home):  # noqa: F811
     assert control(at, "Loss table", "selectbox").value == table_of(headline)
     assert badges(at) == ["held out", "held out"]
     assert control(at, "Summarise with", "button_group").value == calibrated_window(few, headline).statistic
+
+
+def test_the_map_agrees_with_both_cards_and_marks_both_windows(home):  # noqa: F811
+    run = open_run(home / "runs" / "clear")
+    t = measured_timesteps(run)
+    for first, last in ((t[1], t[4]), (t[0], t[-1])):
+        at = open_page("truncation", run="clear", table="x0_mse", by="time", stat="max", win=[f"t={first}", f"t={last}"])
+        spec = next(s for s in specs(at) if any(d.get("name") == "windows" for d in s["data"]))
+        marks = trace(spec, "windows")
+        cell = marks["text"][marks["customdata"].index([first, last])]
+        assert cell.endswith(f"AUC {tiles(at)[0][1]}")
+        squares = [d for d in spec["data"] if d.get("name") == "your window" and d["x"] != [None]]
+        assert squares and all((d["x"], d["y"]) == ([first], [last]) for d in squares)
+        window = calibrated_window(run, "loss_x0")
+        diamonds = [(d["x"], d["y"]) for d in spec["data"] if (d.get("name") or "").startswith("calibrated")]
+        inside = [k for k in t if window.truncate_by == "time" and window.keep_from <= k <= window.keep_until]
+        assert diamonds == ([([inside[0]], [inside[-1]])] if inside else [])
+        assert any(f"The brightest one is the luckiest of {len(marks['x'])}, not the best estimate." in c.value for c in at.caption)
+
+
+def test_by_value_the_map_stays_without_your_window(home):  # noqa: F811
+    at = open_page("truncation", run="clear", by="value")
+    spec = next(s for s in specs(at) if any(d.get("name") == "windows" for d in s["data"]))
+    assert not [d for d in spec["data"] if d.get("name") == "your window"]
+    assert any("by time, for comparison" in m.value for m in at.markdown)
+    assert not at.get("plotly_chart")[-1].proto.selection_mode, "a click has no slider to move"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "-")
+def test_a_click_on_a_cell_moves_the_slider_the_address_and_your_card(home, tmp_path):  # noqa: F811
+    where = """([first, last]) => {
+        const chart = [...document.querySelectorAll('.js-plotly-plot')].find(c => c._fullData && c._fullData.some(t => t.name === 'windows'));
+        const l = chart._fullLayout, box = chart.getBoundingClientRect();
+        return [box.left + l._size.l + l.xaxis.d2p(first), box.top + l._size.t + l.yaxis.d2p(last)];
+    }"""
+    t = measured_timesteps(open_run(home / "runs" / "clear"))
+    with browser.served(home, tmp_path / "app.log") as url, browser.browser() as chromium:
+        page = chromium.new_page(viewport={"width": 1440, "height": 1300})
+        page.set_default_timeout(60_000)
+        complaints = browser.complaints(page)
+        page.goto(f"{url}/truncation?run=clear&by=time&stat=mean")
+        page.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].some(c => c._fullData && c._fullData.some(t => t.name === 'windows'))")
+        browser.settled(page)
+        page.wait_for_timeout(1500)  # charts redraw once when their width is known
+        for first, last in ((t[2], t[9]), (t[1], t[5]), (t[1], t[5])):  # the last one after the slider has moved away
+            page.mouse.move(*page.evaluate(where, [first, last]))
+            page.wait_for_timeout(300)
+            page.mouse.click(*page.evaluate(where, [first, last]))
+            page.wait_for_function(f"location.search.includes('win=t%3D{first}&win=t%3D{last}')")
+            assert [s.get_attribute("aria-valuetext") for s in page.get_by_role("slider").all()] == [f"t={first}", f"t={last}"]
+            page.get_by_text(fmt.window(first, last)).first.wait_for()
+            page.get_by_role("slider").first.press("ArrowRight")
+            page.wait_for_function(f"!location.search.includes('win=t%3D{first}&win=t%3D{last}')")
+            browser.settled(page)
+            page.wait_for_timeout(1500)
+        assert complaints == []

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import ImageSetError
-from audit.stats.split import half_split
+from audit.stats.split import cluster_index, half_split
 
 labels = st.lists(st.booleans(), min_size=2, max_size=60).filter(lambda x: 0 < sum(x) < len(x)).map(np.array)
 
@@ -17,10 +17,25 @@ def test_each_class_is_cut_in_two_and_the_odd_one_is_evaluated(is_member, seed):
         assert calibration[is_member == side].sum() == (is_member == side).sum() // 2
 
 
-def test_the_seed_decides():
+def test_the_seed_and_the_repeat_decide():
     is_member = np.arange(200) < 90
     assert np.array_equal(half_split(is_member, 3), half_split(is_member, 3))
+    assert np.array_equal(half_split(is_member, 3), half_split(is_member, 3, repeat=0))
     assert not np.array_equal(half_split(is_member, 3), half_split(is_member, 4))
+    assert not np.array_equal(half_split(is_member, 3), half_split(is_member, 3, repeat=1))
+
+
+@given(labels, st.integers(0, 3), st.integers(1, 8))
+def test_calling_members_nonmembers_changes_no_half(is_member, seed, apart):
+    assert np.array_equal(half_split(is_member, seed), half_split(~is_member, seed))
+    clusters = np.arange(len(is_member)) % apart if apart > 1 else np.arange(len(is_member))
+    assert np.array_equal(half_split(is_member, seed, clusters), half_split(~is_member, seed, clusters))
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=30))
+def test_clusters_are_numbered_by_their_first_image(names):
+    seen = list(dict.fromkeys(names))
+    assert cluster_index(names, len(names)).tolist() == [seen.index(name) for name in names]
 
 
 def test_every_image_is_as_often_calibrated_as_any_other():
