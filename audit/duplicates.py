@@ -24,6 +24,7 @@ FLAT = 2.0  # grey levels; below it a descriptor would be rounding noise
 NEIGHBOUR = 10  # whose distance says how dense the source is around an image: groups of up to 10 copies do not hide each other
 SHARE = 0.2  # of that distance. Measured at 0.2 to 0.4: false near duplicates rise from 0.8 to 6 % of ordinary images, 1 % crops are found in 97 % already
 SURE, LARGEST = 0.003, 0.02  # 1 - correlation that is always, and that is never exceeded
+ALIKE_SHARE, ALIKE_PAIRS, ALIKE_EXCESS = 0.05, 20, 1.5
 KEEP = 16  # nearest neighbours remembered per image, set and turn: a set of near-identical frames must not fill the memory
 BLOCK_VALUES = 2_000_000  # distances held at once: 8 MB
 TURNS = ("same", "mirrored", "rotated 90", "rotated 180", "rotated 270")
@@ -39,10 +40,12 @@ class Near:
         cluster: int64 (N,), near duplicates inside one set share a number, also through a third image; numbers count from 0 in order of first appearance.
         pairs: structured (P,), fields a, b (row numbers, a < b), how (`a` mirrored, or turned anticlockwise by that angle, gives `b`), correlation in -1..1; strongest first.
             At most the 16 nearest neighbours of an image in each set.
+        alike: nothing can be said: the pictures of this source resemble each other turned as often as upright. Then every image stands alone and pairs is empty.
     """
 
     cluster: np.ndarray
     pairs: np.ndarray
+    alike: bool = False
 
 
 def near_duplicates(pixels, is_member=None):
@@ -132,9 +135,21 @@ def search(descriptors, image_shape, is_member=None, on_block=None):
     for name, indices in _turned_indices(image_shape).items():
         found.append(_turned(descriptors, indices, name, limit, sides, on_block))
     pairs = _unique(np.concatenate(found))
+    if _alike(pairs, count):
+        return Near(np.arange(count), pairs[:0], alike=True)
     inside = pairs[members[pairs["a"]] == members[pairs["b"]]]
     graph = coo_array((np.ones(len(inside), np.int8), (inside["a"], inside["b"])), shape=(count, count))
     return Near(renumbered(connected_components(graph, directed=False)[1]), pairs)
+
+
+def _alike(pairs, count):
+    """Whether likeness is in the nature of the pictures, soft blobs or plain shapes: real copies share one turn, chance spreads over all five.
+
+    More than 5 % of the images are in a pair, of at least 20 pairs, and no turn has 1.5 times its fifth of them.
+    """
+    if len(pairs) < ALIKE_PAIRS or len(np.union1d(pairs["a"], pairs["b"])) <= ALIKE_SHARE * count:
+        return False
+    return max(np.count_nonzero(pairs["how"] == turn) for turn in TURNS) <= ALIKE_EXCESS * len(pairs) / len(TURNS)
 
 
 def renumbered(labels):

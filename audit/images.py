@@ -51,6 +51,7 @@ RULE = (
     "A picture counts as a near duplicate when, re-encoded, slightly brighter or cropped, mirrored or turned, it is far closer to another than either is to the rest: "
     "one of each set, and both are left out; inside a set, both stay and are split together."
 )
+RULE_ALIKE = "Pictures of this source resemble each other turned as often as upright, so likeness does not tell copies: only exact duplicates were left out."
 MODE_WORDS = {"1": "black-and-white", "L": "grey", "LA": "grey with alpha", "P": "palette"}
 
 
@@ -309,6 +310,8 @@ def _without_near(kept, sides, image_shape, on_progress):
     descriptors = [row for side in sides.values() for row in side.descriptors]
     members = np.array([image.side == "members" for image in kept])
     found = search(np.stack([descriptors[image.row] for image in kept]), image_shape, members, lambda: on_progress(files) if on_progress else None)
+    if found.alike:
+        return kept, found.cluster, {"near": 0, "clusters": 0, "near_pairs": [], "rule": RULE_ALIKE}, []
     across = members[found.pairs["a"]] != members[found.pairs["b"]]
     other = {}
     for pair in found.pairs[across]:  # strongest first

@@ -4,6 +4,8 @@ from pages.frame import guard
 
 guard()
 
+import hashlib  # noqa: E402
+
 import numpy as np  # noqa: E402
 import streamlit as st  # noqa: E402
 
@@ -76,7 +78,8 @@ def controls(run, names):
         layout = st.segmented_control("View", ["Grid", "Table"], default="Grid", required=True, key="layout", bind="query-params", on_change=first_page)
         with st.container(width=230, gap="xxsmall"):
             # one switch per run: what was unblurred for the demo says nothing about somebody's own pictures
-            blur = st.toggle("Blur thumbnails", value=not pictures.is_bundled(run), key=f"blur_{run.folder}", persist_state="session")
+            key = f"blur_{hashlib.sha256(str(run.folder).encode()).hexdigest()[:12]}"  # keys reach the browser: no path of this machine in one
+            blur = st.toggle("Blur thumbnails", value=not pictures.is_bundled(run), key=key, persist_state="session")
             if blur:
                 st.caption(BLUR_WORDS)
     return names[short], who, find, layout, blur

@@ -66,7 +66,7 @@ def gate_panel(report):
     st.code(gate.command(limits), language="bash", wrap_lines=True)
     st.markdown(f"**{ENDINGS[found.outcome]}**")
     for row in found.rows:
-        with st.container(horizontal=True, gap="small"):
+        with st.container(horizontal=True, wrap=False, gap="small", key=f"line_gate_{row.key}"):
             st.markdown(f":material/{ICONS[row.outcome]}:", width="content")
             st.text(f"{row.limit}: {row.outcome}. {row.value}{f' ({row.attack})' if row.attack else ''}", width="stretch")
         with st.container(key=f"small_gate_{row.key}"):  # st.text: these words may hold text from outside

@@ -257,3 +257,24 @@ def test_the_search_can_be_stopped_between_blocks():
 
 def test_renumbered_keeps_groups():
     assert renumbered(np.array([7, 2, 7, 9, 2])).tolist() == [0, 1, 0, 2, 1] and renumbered(np.array([], int)).tolist() == []
+
+
+def blobs(count, seed):
+    """uint8 (N,8,8,1): soft round blobs; any two in mirrored or turned places are alike."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:8, 0:8]
+    centre, width = rng.uniform(1, 6, (2, count, 1, 1)), rng.uniform(1.5, 3, (count, 1, 1))
+    return np.round(200 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * width**2))).astype(np.uint8)[..., None]
+
+
+@pytest.mark.parametrize("count", [48, 400])
+def test_pictures_that_are_alike_by_nature_are_left_alone(count):
+    found = near_duplicates(blobs(count, 0), np.arange(count) % 2 == 0)
+    assert found.alike and not len(found.pairs) and np.array_equal(found.cluster, np.arange(count))
+
+
+def test_copies_among_them_are_still_seen():
+    """Half of the set are copies of the other half, a little brighter: upright pairs now outnumber turned ones."""
+    images = blobs(24, 1)
+    found = near_duplicates(np.concatenate([images, images + 4]), np.arange(48) < 24)
+    assert not found.alike and all(any((p["a"], p["b"]) == (i, i + 24) for p in found.pairs) for i in range(24))

@@ -87,7 +87,8 @@ def said(at):
 
 def sharp(at):
     """The page with the blur switched off."""
-    toggle = next(t for t in at.toggle if t.label == "Blur thumbnails")
+    toggle = control(at, "Blur thumbnails", "toggle")
+    assert "/" not in toggle.key, "a key reaches the browser"
     toggle.set_value(False).run()
     assert not at.exception
     return at
