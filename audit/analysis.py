@@ -23,7 +23,7 @@ from audit.stats.evaluate import Evaluation, evaluate
 from audit.stats.flags import Flags, flag
 from audit.stats.paper_protocol import paper_protocol
 from audit.stats.permutation import PermutationResult, permutation_test
-from audit.stats.power import minimum_detectable_auc, minimum_detectable_share
+from audit.stats.power import CRITICAL_Z_ONE_TEST, minimum_detectable_auc, minimum_detectable_share
 from audit.stats.set_level import SetLevel, set_level
 from audit.stats.streams import stream
 from audit.stats.threshold import ThresholdPoint, at_thresholds
@@ -87,6 +87,7 @@ class Analysis:
     attacks: dict = field(default_factory=dict)
     permutation: PermutationResult | None = None
     headline: str | None = None
+    lead_low: float | None = None
     tail: str | None = None
     direction: Direction | None = None
     controls: list[Control] = field(default_factory=list)
@@ -162,16 +163,15 @@ def compute(measured, check=None):
     check = check or (lambda: None)
     is_member, seed = measured.is_member, measured.request.seed
     clusters = measured.clusters if len(np.unique(measured.clusters)) < len(is_member) else None
-    out = Analysis(measured, plan_halves(is_member, seed, clusters), np.ones(len(is_member), bool))
+    attacks, kept = _usable(measured)
+    out = Analysis(measured, plan_halves(is_member, seed, clusters, kept), kept, attacks)
     juries = _juries(out)
-    for name in choose(measured.request.attacks):
+    for name in out.done:
         check()
         out.attacks[name] = _score(ATTACKS[name], out, juries)
     usable = out.done
     if not usable:
-        raise RunFolderError("No attack could be scored: " + "; ".join(f"{n} {a.reason}" for n, a in out.attacks.items()) + ".")
-    for attack in usable.values():
-        out.kept &= np.isfinite(attack.scores)
+        raise RunFolderError("No attack could be scored: " + "; ".join(f"{n}: {a.reason}" for n, a in out.attacks.items()) + ".")
     for name, attack in usable.items():
         check()
         _evaluate(ATTACKS[name], attack, out)
@@ -187,22 +187,39 @@ def compute(measured, check=None):
     )
     check()
     _per_image_and_set(out)
+    out.lead_low = _lead_low(out)
     out.decision = decide(_evidence(out))
     return out
 
 
+def _usable(measured):
+    """({name: AttackResult}, kept bool (N,)): an image with a loss that is not finite leaves all attacks, before anything is chosen; an attack that would cost
+    more than half of a class fails instead."""
+    is_member, kept, attacks = measured.is_member, np.ones(len(measured.is_member), bool), {}
+    for name in choose(measured.request.attacks):
+        finite = np.ones(len(is_member), bool)
+        for table in ATTACKS[name].card.tables:
+            if table in measured.tables:
+                finite &= measured.tables[table].finite
+        if min(finite[is_member].mean(), finite[~is_member].mean()) < 0.5:
+            attacks[name] = AttackResult(name, status="failed", reason=f"{np.count_nonzero(~finite)} of {len(finite)} images have losses that are not finite")
+        else:
+            attacks[name], kept = AttackResult(name), kept & finite
+    return attacks, kept
+
+
 def _juries(out):
     """{what for: [Jury]}: who chooses settings, and the two controls that run the whole procedure on labels that say nothing."""
-    is_member, first = out.is_member, out.halves.calibration
+    is_member, kept, first = out.is_member, out.kept, out.halves.calibration
     mixed, halved = is_member.copy(), np.zeros(len(is_member), bool)
-    for part, name in ((first, "calibration"), (~first, "evaluation")):
+    for part, name in ((first & kept, "calibration"), (~first & kept, "evaluation")):
         mixed[part] = stream(out.seed, f"shuffled labels {name}").permutation(mixed[part])
         halved |= nonmembers_labels(part & ~is_member, out.seed, name)
     return {
-        "choose": [Jury(half, is_member) for half in out.halves.choosing],
-        "all": [Jury(np.ones(len(is_member), bool), is_member)],
-        "shuffled_labels": [Jury(first, mixed)],
-        "nonmembers_twice": [Jury(first & ~is_member, halved)],
+        "choose": [Jury(half & kept, is_member) for half in out.halves.choosing],
+        "all": [Jury(kept, is_member)],
+        "shuffled_labels": [Jury(first & kept, mixed)],
+        "nonmembers_twice": [Jury(first & kept & ~is_member, halved)],
     }
 
 
@@ -213,7 +230,9 @@ def _score(attack, out, juries):
         result.sweep = sweep(attack, tables, [j for group in juries.values() for j in group], out.measured.request.settings.get(result.name), keep=out.halves.crossed)
         best = result.sweep.best(0)
         result.choice = result.sweep.candidates[best]
-        result.scores = attack.score(tables, result.choice)
+        result.scores = np.where(out.kept, attack.score(tables, result.choice), np.nan)
+        if np.ptp(result.scores[out.kept]) == 0:
+            raise AttackError("all images score alike")
         result.calibration_auc = float(result.sweep.aucs[0, best])
         result.best_of_sweep_auc = float(result.sweep.aucs[len(juries["choose"])].max())
         result.calls_at_setting, result.calls_per_image = attack.calls_at_setting(tables, result.choice), attack.calls_per_image(tables)
@@ -246,6 +265,20 @@ def _folds(trial, out):
     return list(zip(pairs[::2], pairs[1::2], strict=True))
 
 
+def _lead_low(out):
+    """Lower bound of the headline AUC that the verdict reads. Under cross-fitting the attack, too, must be chosen on the other half, or its own images choose it."""
+    low = out.attacks[out.headline].auc.low
+    if not out.halves.crossed:
+        return low
+    pairs = []
+    for fold, half in enumerate(out.halves.choosing):
+        trial = max((a.sweep for a in out.done.values()), key=lambda trial: trial.aucs[fold].max())
+        judged = ~half & out.kept
+        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged]))
+    chosen = cross_fitted_auc(list(zip(pairs[::2], pairs[1::2], strict=True))).low
+    return None if low is None or chosen is None else min(low, chosen)
+
+
 def _permute(out):
     """One test over all attacks. Under a half split each attack is one frozen score; under cross-fitting every setting that was tried, on all images."""
     inside, usable = out.judged, out.done
@@ -253,8 +286,8 @@ def _permute(out):
     columns = {n: (a.sweep.scores[:, inside] if out.halves.crossed else a.scores[inside]) for n, a in usable.items()}
     out.permutation = permutation_test(columns, labels, out.seed, clusters=out.clusters(inside))
     members, nonmembers = int(labels.sum()), int((~labels).sum())
-    out.mda = minimum_detectable_auc(members, nonmembers, out.permutation.critical_z)
-    out.mds = minimum_detectable_share(members, nonmembers, out.permutation.critical_z)
+    critical = max(out.permutation.critical_z, CRITICAL_Z_ONE_TEST)  # heavy ties can make chance look smaller than it is
+    out.mda, out.mds = minimum_detectable_auc(members, nonmembers, critical), minimum_detectable_share(members, nonmembers, critical)
     out.direction = _crossed_direction(columns, out) if out.halves.crossed else _direction(out)
 
 
@@ -268,11 +301,10 @@ def _direction(out):
     labels = out.is_member[inside]
     lowest = {n: a.sweep.candidates[a.sweep.worst(0)] for n, a in out.done.items()}
     scores = {n: ATTACKS[n].score(out.measured.tables, choice)[inside] for n, choice in lowest.items()}
-    finite = {n: s for n, s in scores.items() if np.isfinite(s).all()}
-    reverse = permutation_test(finite, labels, out.seed, clusters=out.clusters(inside)) if finite else perm
-    if finite and -reverse.lowest_rank_z > perm.highest_rank_z:  # the declared direction is the weaker one
-        name = min(finite, key=lambda n: reverse.z[n]["rank"])
-        return Direction(name, lowest[name].settings(), auc_interval(finite[name], labels), reverse.lowest_rank_z, reverse.lowest_rank_point)
+    reverse = permutation_test(scores, labels, out.seed, clusters=out.clusters(inside))
+    if -reverse.lowest_rank_z > perm.highest_rank_z:  # the declared direction is the weaker one
+        name = min(scores, key=lambda n: reverse.z[n]["rank"])
+        return Direction(name, lowest[name].settings(), auc_interval(scores[name], labels), reverse.lowest_rank_z, reverse.lowest_rank_point)
     name = min(perm.z, key=lambda n: perm.z[n]["rank"])
     return Direction(name, out.attacks[name].choice.settings(), auc_interval(out.attacks[name].scores[inside], labels), perm.lowest_rank_z, perm.lowest_rank_point)
 
@@ -295,7 +327,7 @@ def _control(out, juries):
         lead = max(out.done, key=lambda n: out.attacks[n].sweep.aucs[row].max())
         trial = out.attacks[lead].sweep
         scores = ATTACKS[lead].score(out.measured.tables, trial.candidates[trial.best(row)])
-        inside = out.evaluation & np.isfinite(scores) & (everybody | ~out.is_member)
+        inside = out.evaluation & (everybody | ~out.is_member)
         out.controls.append(at_chance(name, scores[inside], labels[inside]))
     inside = out.evaluation
     columns = {n: a.scores[inside] for n, a in out.done.items()}
@@ -321,11 +353,11 @@ def _per_image_and_set(out):
 
 
 def _evidence(out):
-    lead, tail = out.attacks[out.headline], out.attacks[out.tail]
+    tail = out.attacks[out.tail]
     labels = out.is_member[out.judged]
     return Evidence(
         p_leak=out.permutation.p_value,
-        auc_low=lead.auc.low,
+        auc_low=out.lead_low,
         tpr_low=next(p for p in tail.evaluation.tpr_at_fpr if p.fpr == 0.01).low,
         mda=out.mda,
         evaluation_members=int(labels.sum()),

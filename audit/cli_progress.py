@@ -8,7 +8,7 @@ from audit.errors import JobError
 from audit.jobs.launch import ensure_worker
 from audit.jobs.store import Store
 from audit.report.run import open_run
-from audit.report.words import LEVEL_WORDS, attack_of, title_of, tpr_of, verdict_words
+from audit.report.words import LEVEL_WORDS, attack_of, curve_images, title_of, tpr_of, verdict_words
 
 POLL_S = 0.25
 LINE_EVERY_S = 10  # plain output: a line this often, and at each new phase
@@ -83,11 +83,11 @@ def print_result(folder):
     """The verdict in a few lines. Returns its level."""
     report = open_run(folder).report
     words, head = verdict_words(report), attack_of(report, report["verdict"]["headline_attack"])
-    q = report["queries"]
+    (_, n), queries = curve_images(report), report["queries"]
     print(f"\n{report['run']['name']}: {LEVEL_WORDS[report['verdict']['level']]}. {words.headline}")
     print(f"  {words.reason}")
     print(f"  Next: {words.next}")
-    print(f"  {title_of(head['name'])}: AUC {fmt.value_interval(head['auc'])}, TPR {fmt.tpr_sentence(tpr_of(head, 0.01), q['evaluation_nonmembers'])}")
-    print(f"  {fmt.count(q['evaluation_members'])} + {fmt.count(q['evaluation_nonmembers'])} images held out · could not be seen: {'; '.join(words.not_seen)}")
+    print(f"  {title_of(head['name'])}: AUC {fmt.value_interval(head['auc'])}, TPR {fmt.tpr_sentence(tpr_of(head, 0.01), n)}")
+    print(f"  {fmt.evaluated(queries)} · could not be seen: {'; '.join(words.not_seen)}")
     print(f"  {folder}", flush=True)
     return report["verdict"]["level"]

@@ -1,10 +1,14 @@
 """A run folder after measuring, before any number: what `audit.analysis` starts from."""
 
 import json
+import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from audit.errors import RunFolderError
 from audit.request import Request
@@ -30,20 +34,32 @@ class Measured:
     tables: Tables
     features: Features
 
-    @property
+    @cached_property
     def is_member(self):
         """bool (N,)."""
         return np.array([image["is_member"] for image in self.queries["images"]], dtype=bool)
 
-    @property
+    @cached_property
     def clusters(self):
-        """int (N,): near duplicates share a number."""
-        return np.array([image["cluster"] for image in self.queries["images"]])
+        """int (N,): near duplicates share a number, and so do images that shared one coin of a manifest."""
+        found = np.array([image["cluster"] for image in self.queries["images"]])
+        coins = self.facts["provenance"].get("clusters")
+        if coins is None:
+            return found
+        count = len(found)
+        images, groups = np.tile(np.arange(count), 2), count + np.concatenate([_numbered(found), count + _numbered(np.array(coins))])
+        links = coo_array((np.ones(2 * count, np.int8), (images, groups)), (3 * count,) * 2)
+        return _numbered(connected_components(links, directed=False)[1][:count])
 
     @property
     def provenance(self):
         """How the split was drawn: {"kind": "manifest" | "stated-random" | "stated", …}."""
         return self.facts["provenance"]
+
+
+def _numbered(labels):
+    """The same grouping, numbered from 0; (N,) -> int (N,)."""
+    return np.unique(labels, return_inverse=True)[1]
 
 
 def read_measured(folder):
@@ -55,8 +71,14 @@ def read_measured(folder):
         facts = json.loads((folder / "measurement.json").read_text(encoding="utf-8"))
         with np.load(folder / "features.npz", allow_pickle=False) as data:
             features = Features(tuple(data["names"].tolist()), data["scalar"].astype(bool), data["values"].astype(np.float64))
+        count = len(queries["images"])
+        tables = Tables.load(folder / "tables")
+        whole = all({"image_id", "path", "is_member", "cluster"} <= set(image) for image in queries["images"]) and {"measurement", "provenance", "checkpoint", "run"} <= set(facts)
+        if not whole or features.values.shape != (count, len(features.names)) or any(table.images != count for table in tables.values()):
+            raise ValueError
     except OSError as error:
-        raise RunFolderError(f"{folder.name} is not a measured run: {Path(error.filename).name} is missing. Expected a run folder with its tables.") from None
-    except (ValueError, KeyError):
-        raise RunFolderError(f"{folder.name} is damaged: request.json, queries.json, measurement.json or features.npz cannot be read. Run the audit again.") from None
-    return Measured(request, queries, facts, Tables.load(folder / "tables"), features)
+        raise RunFolderError(f"{folder.name} is not a measured run: {Path(error.filename or 'a file').name} is missing. Expected a run folder with its tables.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        what = "request.json, queries.json, measurement.json, features.npz or the tables"
+        raise RunFolderError(f"{folder.name} is damaged, or of another version: {what} cannot be read or do not belong together. Run the audit again.") from None
+    return Measured(request, queries, facts, tables, features)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from audit.errors import ImageSetError, RequestError
+from models import demo
 from models.manifest import BY_HASH, ROLES, VERSION, coin, images_sha256
 
 LEAST_COVERED = 0.95  # of what the coins put on each side: below it somebody or something has chosen among the drawn images
@@ -27,6 +28,8 @@ class Manifest:
     Attributes:
         name: of the file; seed, sha256 (of the images list), rule: see models.manifest.
         images: dicts with path, sha256, cluster, role.
+        drawn: every coin was tossed again and fell as listed, or this is the manifest of the bundled pair, known by its hash. Anybody can write down
+            roles of their choice under another name of coins, so nothing else shows that a coin decided.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Manifest:
     sha256: str
     rule: str
     images: tuple[dict, ...]
+    drawn: bool
 
     @cached_property
     def by_content(self):
@@ -57,14 +61,15 @@ def read_manifest(path):
         raise RequestError(f"{path.name} is not JSON. Expected a manifest that python -m audit split wrote: it may be cut short, copy it again.") from None
     if not isinstance(data, dict) or "afterimage_split" not in data:
         raise RequestError(f"{path.name} is not a manifest. Expected a file that python -m audit split wrote.")
-    if data["afterimage_split"] != VERSION:
+    if not _whole(data["afterimage_split"]) or data["afterimage_split"] != VERSION:
         raise RequestError(f"{path.name} is a manifest of version {str(data['afterimage_split'])[:20]}. Expected version {VERSION}: use the program that wrote it.")
     images = data.get("images")
     if not (_whole(data.get("seed")) and isinstance(images, list) and images and all(map(_is_entry, images))):
         raise RequestError(f"{path.name} lacks fields of a manifest. Expected seed, and images with path, sha256, cluster and role: use the file as split wrote it.")
     if data.get("sha256") != images_sha256(images):
         raise RequestError(f"{path.name} was changed after it was drawn: its list does not have the hash that it states. Use the file as split wrote it.")
-    manifest = Manifest(path.name, data["seed"], data["sha256"], str(data.get("rule") or ""), tuple(images))
+    bundled = (data["sha256"], data["seed"]) == (demo.MANIFEST_SHA256, demo.MANIFEST_SEED)
+    manifest = Manifest(path.name, data["seed"], data["sha256"], str(data.get("rule") or ""), tuple(images), drawn=bundled or data.get("coins") == BY_HASH)
     _check_coins(manifest, data.get("coins"))
     return manifest
 
@@ -104,7 +109,7 @@ def provenance_of(request, queries):
 
     A manifest is matched by content, never by file name: every audited image must be in it, under its own label. Files that the audit left out (equal
     pictures, damaged files) do not count as missing; when less than 95 % of what the coins put on one side was given, the audit sees a selected part, and
-    the manifest vouches for nothing.
+    the manifest vouches for nothing. Nor does it where its coins cannot be tossed again.
 
     Args:
         request: audit.request.Request; manifest and randomised_split are read.
@@ -112,19 +117,22 @@ def provenance_of(request, queries):
     Returns: {"kind": "manifest" | "stated-random" | "stated", "reason": why it is not "manifest" although one was given, or null}, and with a manifest
         "manifest" (its name), "manifest_sha256" (of its images list), "seed", "rule", "members_listed", "nonmembers_listed" (drawn files of each side),
         "covered": {"members": {"audited", "left_out", "of"}, "nonmembers": …} (distinct pictures), "coins" (clusters among the audited images: near
-        duplicates share a coin, so a bound that counts coins must count these).
+        duplicates share a coin, so a bound that counts coins must count these), "clusters" (list of int in the order of queries["images"]: the cluster of
+        the manifest that each stands in, the same where one coin decided both).
     Raises: RequestError: the manifest cannot be used; ImageSetError: an audited image is not in it, or has another role there.
     """
     if request.manifest is None:
         return {"kind": "stated-random" if request.randomised_split else "stated", "reason": None}
     manifest = read_manifest(request.manifest)
-    audited = {"member": set(), "nonmember": set()}
+    audited, clusters = {"member": set(), "nonmember": set()}, []
     for image in queries["images"]:
         role = "member" if image["is_member"] else "nonmember"
-        audited[role].add(_matched(manifest, image, role)["sha256"])
+        entry = _matched(manifest, image, role)
+        audited[role].add(entry["sha256"])
+        clusters.append(entry["cluster"])
     covered = {side: _coverage(manifest, role, audited[role], queries) for role, side in SIDES.items()}
     short = [(side, c) for side, c in covered.items() if c["audited"] < LEAST_COVERED * (c["of"] - c["left_out"])]
-    reason = None
+    reason = None if manifest.drawn else f"the coins of {manifest.name} cannot be tossed again, so nothing shows that they decided"
     if short:
         side, c = short[0]
         reason = f"{manifest.name} covers {c['audited']:,} of {c['of']:,} {SIDE_WORDS[side]}: a selected part is not the random split"
@@ -132,7 +140,7 @@ def provenance_of(request, queries):
     return {
         "kind": "stated" if reason else "manifest", "reason": reason, "manifest": manifest.name, "manifest_sha256": manifest.sha256, "seed": manifest.seed,
         "rule": manifest.rule, "members_listed": listed["member"], "nonmembers_listed": listed["nonmember"], "covered": covered,
-        "coins": len({manifest.by_content[key]["cluster"] for keys in audited.values() for key in keys}),
+        "coins": len(set(clusters)), "clusters": clusters,
     }  # fmt: skip
 
 

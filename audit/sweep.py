@@ -23,10 +23,7 @@ class Jury:
 
 @dataclass(frozen=True)
 class Sweep:
-    """candidates: J settings objects; aucs: float64 (juries, J); scores: float64 (J,N) if they were to be kept, else None.
-
-    A score that is not finite is replaced by the smallest finite one of its block: such an image ranks as an outsider here, and is dropped from the audit later.
-    """
+    """candidates: J settings objects; aucs: float64 (juries, J); scores: float64 (J,N) if they were to be kept, else None."""
 
     candidates: list
     aucs: np.ndarray
@@ -46,7 +43,7 @@ def sweep(attack, tables, juries, fixed=None, keep=False):
 
     Args: attack: audit.attacks.base.Attack; tables: audit.tables.Tables; juries: list of Jury; fixed: settings the user gave; keep: keep the scores.
     Returns: Sweep.
-    Raises: AttackError.
+    Raises: AttackError: no setting, or scores that are not finite for an image of a jury.
     """
     candidates = attack.candidates(tables, fixed or {})
     if not candidates:
@@ -58,8 +55,6 @@ def sweep(attack, tables, juries, fixed=None, keep=False):
     for first in range(0, len(candidates), step):
         block = candidates[first : first + step]
         scores = np.stack([attack.score(tables, c) for c in block])
-        finite = np.isfinite(scores)
-        scores = np.where(finite, scores, scores[finite].min(initial=0.0))
         for row, jury in enumerate(juries):
             aucs[row, first : first + len(block)] = auc_many(scores[:, jury.images], jury.labels[jury.images])
         if keep:

@@ -83,6 +83,14 @@ class Table:
         return np.flatnonzero(self.scored)
 
     @cached_property
+    def finite(self):
+        """bool (N,): images whose values are finite in every column that statistics may use."""
+        out = np.ones(self.images, bool)
+        for row in self.scored_index:
+            out &= np.isfinite(self.values[row])
+        return out
+
+    @cached_property
     def scored_timesteps(self):
         """int64 (M,)."""
         return self.timesteps[self.scored]

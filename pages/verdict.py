@@ -109,7 +109,8 @@ def _tpr_tile(report):
 def _blind_tile(report):
     blind, title = words.blind_of(report), "Blind baseline AUC"
     if blind is None:
-        _tile(title, "not checked yet", "do the sets differ without the model?", f"{words.blind_missing(report)}. {GLOSSARY['blind baseline']}")
+        tried = (report.get("blind_baseline") or {}).get("reason")
+        _tile(title, "not computed" if tried else "not checked yet", "do the sets differ without the model?", f"{words.blind_missing(report)}. {GLOSSARY['blind baseline']}")
         return
     differ = "sets differ" if blind["differs"] else "sets match"
     power = "".join(f" {text}." for text in words.blind_power(report))

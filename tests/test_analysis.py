@@ -152,6 +152,12 @@ def test_no_number_is_nan_and_missing_fields_are_named(high):
     assert verdict_words(report).not_seen[-1] == NOT_SEEN_ALWAYS
 
 
+def every_pair(scores, is_member):
+    """AUC of each row by comparing every member with every non-member; (J,n) -> (J,)."""
+    members, others = scores[:, is_member, None], scores[:, None, ~is_member]
+    return ((members > others) + 0.5 * (members == others)).mean(axis=(1, 2))
+
+
 def test_cross_fitted_auc_is_the_mean_of_the_halves_each_at_the_others_choice(few):
     """Below 400 a side: found again with plain loops over every setting, from the stored tables."""
     report, tables, is_member = json.loads((few / "report.json").read_text()), Tables.load(few / "tables"), open_run(few).is_member
@@ -162,11 +168,11 @@ def test_cross_fitted_auc_is_the_mean_of_the_halves_each_at_the_others_choice(fe
     for row in report["attacks"]:
         attack = ATTACKS[row["name"]]
         candidates = attack.candidates(tables, {})
-        scores = [attack.score(tables, c) for c in candidates]
+        scores = np.stack([attack.score(tables, c) for c in candidates])
         judged = []
         for first in halves:
             for half in (first, ~first):
-                best = int(np.argmax([roc_auc_score(is_member[half], s[half]) for s in scores]))
+                best = int(np.argmax(every_pair(scores[:, half], is_member[half])))
                 judged.append(roc_auc_score(is_member[~half], scores[best][~half]))
         assert row["auc"]["value"] == pytest.approx(np.mean(judged), abs=1e-12)
         assert row["auc"]["low"] < row["auc"]["value"] < row["auc"]["high"]
@@ -179,7 +185,8 @@ def test_below_400_scores_and_curve_are_those_of_the_first_repeat(few):
     for row in report["attacks"]:
         assert row["curve_auc"] == pytest.approx(roc_auc_score(held_out.is_member, held_out[row["name"]]), abs=1e-12)
         assert row["curve_auc"] != row["auc"]["value"]
-        assert row["selection"]["calibration_auc"] == pytest.approx(roc_auc_score(*scores[scores.half == "calibration"][["is_member", row["name"]]].to_numpy().T.astype(float)), abs=1e-12)
+        before = scores[scores.half == "calibration"]
+        assert row["selection"]["calibration_auc"] == pytest.approx(roc_auc_score(before.is_member, before[row["name"]]), abs=1e-12)
 
 
 def test_below_400_the_permutation_test_looks_at_every_setting_that_was_tried(few):
@@ -224,7 +231,7 @@ def test_sets_that_differ_without_the_model_decide_nothing(tmp_path):
     stated = synthetic_run(tmp_path / "stated", leak=4.0, shift=1.0, provenance="stated")
     assert (stated["verdict"]["rule"], stated["verdict"]["kind"], stated["blind_baseline"]["differs"]) == (2, "sets-differ", True)
     assert stated["blind_baseline"]["features"][0]["name"] == "file bytes"
-    assert stated["epsilon_lower_bound"] == {"value": None, "reason": NO_EPSILON}
+    assert stated["epsilon_lower_bound"]["value"] is None and stated["epsilon_lower_bound"]["reason"] == NO_EPSILON
     verified = synthetic_run(tmp_path / "verified", leak=4.0, shift=1.0)
     assert verified["verdict"]["rule"] == 2  # p_blind is below 0.001 too
     word = synthetic_run(tmp_path / "word", leak=4.0, provenance="stated-random")
@@ -237,6 +244,49 @@ def test_a_small_leak_that_the_images_could_explain_is_no_leak(tmp_path):
     stated = synthetic_run(tmp_path / "stated", leak=0.5, seed=5, provenance="stated")
     assert verified["verdict"]["level"] == "elevated" and 0.5 < verified["attacks"][0]["auc"]["value"] < 0.65
     assert (stated["verdict"]["level"], stated["verdict"]["rule"], stated["verdict"]["kind"]) == ("inconclusive", 3, "near")
+
+
+def test_scores_that_are_all_equal_end_in_words(tmp_path):
+    """A constant loss has no signal to miss, and no power either: it must not read as "not detected"."""
+    with pytest.raises(RunFolderError, match="all images score alike"):
+        synthetic_run(tmp_path / "flat", edit=lambda tables: [table.fill(0.5) for table in tables.values()])
+
+
+def test_an_attack_without_finite_losses_fails_alone(tmp_path):
+    report = synthetic_run(tmp_path / "one", leak=4.0, edit=lambda tables: tables["vlb_bits"].fill(np.inf))
+    row = next(r for r in report["attacks"] if r["name"] == "loss_vlb")
+    assert row["status"] == "failed" and row["reason"] == "900 of 900 images have losses that are not finite"
+    assert report["queries"]["evaluation_members"] == 225 and report["verdict"]["level"] == "high"
+
+
+@pytest.mark.parametrize("side", [450, 150])
+def test_an_infinite_loss_outside_the_chosen_window_drops_the_image_too(tmp_path, side):
+    def spoil(tables):
+        tables["x0_mse"][:, 3, -1] = np.inf
+
+    report = synthetic_run(tmp_path / "last", members=side, nonmembers=side, leak=4.0, edit=spoil)
+    assert {"path": "image-00003.png", "reason": "a score that is not finite"} in report["queries"]["left_out"] and report["paper_protocol"]
+    assert all(np.isnan(open_run(tmp_path / "last").scores_of(name)[3]) for name in open_run(tmp_path / "last").scored)
+
+
+def test_images_with_infinite_losses_choose_nothing(tmp_path):
+    """Non-members that are infinite at one timestep would be sure wins for every window around it."""
+    def spoil(tables):
+        tables["eps_mse"][:, 600:735, 10] = np.inf
+
+    report, run = synthetic_run(tmp_path / "run", leak=2.0, edit=spoil), open_run(tmp_path / "run")
+    for row in report["attacks"]:
+        before = (run.half == "calibration") & np.isfinite(run.scores_of(row["name"]))
+        assert row["selection"]["calibration_auc"] == pytest.approx(roc_auc_score(run.is_member[before], run.scores_of(row["name"])[before]), abs=1e-12)
+
+
+def test_a_claim_that_could_not_be_checked_stays_in_the_report(tmp_path):
+    folder = tmp_path / "claimed"
+    synthetic_run(folder, provenance="stated")
+    request = json.loads((folder / "request.json").read_text()) | {"claimed_dp": [3.0, 1e-5]}
+    (folder / "request.json").write_text(json.dumps(request))
+    bound = analyse(folder)["epsilon_lower_bound"]
+    assert bound["value"] is None and bound["claim"] == {"epsilon": 3.0, "delta": 1e-5, "p_value": None, "contradicted": None}
 
 
 def test_three_controls_stand_in_every_report(high, few):

@@ -67,7 +67,23 @@ def test_a_claim_rests_on_the_owner_s_word_unless_a_manifest_shows_the_split():
     assert "The split is verified as random." not in texts(verified, "blocked")
     assert why(filled(bare(), "high", "stated-random"), "The split is verified") == "The owner says so, and no manifest shows it."
     contradicted = texts(filled(bare(), "sets-differ", "manifest"), "allowed")
-    assert not [text for text in contradicted if "a coin drew" in text]
+    assert not [text for text in contradicted if "those of the manifest" in text]
+
+
+def test_a_manifest_vouches_for_the_images_and_not_for_the_training():
+    """That the coins fell before training is nothing that a file can show."""
+    said = texts(filled(bare(), "high", "manifest"), "allowed")
+    assert "The audited images and their labels are those of the manifest; that training kept to it is the owner's word." in said
+    assert not [text for text in said if "before training" in text]
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.501, True), (0.5, False), (0.46, False), (None, False)])
+def test_a_ranking_is_claimed_only_where_its_lower_bound_clears_chance(low, said):
+    """A high verdict may rest on the TPR alone."""
+    made = filled(bare(), "high")
+    attack_of(made, "loss_x0")["auc"] |= {"value": 0.52, "low": low, "high": None if low is None else 0.56}
+    assert bool([text for text in texts(made, "allowed") if "ranks a random member" in text]) == said
+    assert [text for text in texts(made, "allowed") if "names at least" in text]
 
 
 def test_always_blocked():
@@ -122,7 +138,9 @@ def test_a_flag_is_no_accusation():
 
 def test_matching_sets_are_not_called_alike():
     assert why(filled(bare(), "high"), "The two sets are alike.") == "A difference between the sets below AUC 0.589 would not have been seen."
-    assert why(unfilled("high"), "Members and non-members come from one source.")
+    assert why(unfilled("high"), "Members and non-members come from one source.") == "Whether the sets differ without the model was not checked."
+    made = filled(bare(), "high") | {"blind_baseline": {"auc": None, "reason": "all images are equal"}}
+    assert why(made, "Members and non-members come from one source.") == "Whether the sets differ without the model: all images are equal."
 
 
 def test_an_older_report_gets_its_claims_when_it_is_read():

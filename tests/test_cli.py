@@ -11,6 +11,7 @@ import yaml
 
 from audit.attacks import ATTACKS
 from audit.cli import _parser, main, request_from
+from audit.cli_progress import print_result
 from audit.errors import RequestError
 from tests.synthetic import synthetic_run
 
@@ -91,6 +92,14 @@ def test_rescore_report_and_export_on_a_run(tmp_path, capsys):
     assert (tmp_path / "r.html").stat().st_size > 100_000
     with np.load(tmp_path / "t.npz") as data:
         assert data["eps_mse"].shape == (900, 20)
+
+
+def test_the_result_of_few_images_counts_those_behind_each_number(tmp_path, capsys):
+    """Below 400 a side the AUC counts every image, a TPR the half of the first repeat."""
+    synthetic_run(tmp_path / "run", members=64, nonmembers=72)
+    print_result(tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "64 + 72 images, cross-fitted" in out and "held out" not in out and "not resolvable with n = 36 at 1" in out
 
 
 def test_cards_as_json(capsys):

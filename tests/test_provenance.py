@@ -14,6 +14,8 @@ from audit.demo import FOLDER, demo_request
 from audit.errors import ImageSetError, RequestError
 from audit.provenance import provenance_of, read_manifest
 from audit.request import Request, dp_claim
+from models import demo
+from models.demo import draw
 from models.imagefiles import read_set
 from models.manifest import coin, content_sha256, images_sha256, manifest_of
 
@@ -126,6 +128,7 @@ def tampered():
     yield "a list", "[]", "is not a manifest"
     yield "a report", json.dumps({"images": one}), "is not a manifest"
     yield "version 2", json.dumps(content(afterimage_split=2)), "of version 2. Expected version 1"
+    yield "version true", json.dumps(content(afterimage_split=True)), "of version True. Expected version 1"
     yield "no seed", json.dumps(content(seed=None)), "lacks fields"
     yield "no images", json.dumps(content(images=[])), "lacks fields"
     yield "another role", json.dumps(content([*one[:-1], one[-1] | {"role": "guest"}])), "lacks fields"
@@ -165,6 +168,32 @@ def test_the_bundled_pair_verifies_against_its_manifest():
         found = provenance_of(demo_request(which), demo_queries())
         assert found["kind"] == "manifest" and found["coins"] == 900 and found["seed"] == 20261124
         assert found["covered"] == {side: {"audited": 450, "left_out": 0, "of": 450} for side in ("members", "nonmembers")}
+
+
+@pytest.mark.parametrize("coins", ["other", "models.demo.draw", "SHA256", None])
+def test_coins_that_nobody_can_toss_again_show_nothing(tmp_path, coins):
+    """Roles of somebody's choice under another name of coins are a statement, also with an empty bag of words such as the demo's own."""
+    chosen = [e if e["role"] == "training" else e | {"role": "member" if e["cluster"] % 2 else "nonmember"} for e in entries()]
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps(content(chosen, coins=coins)))
+    found = provenance_of(request(manifest=str(file)), queries(chosen))
+    assert (found["kind"], found["reason"]) == ("stated", "the coins of split.json cannot be tossed again, so nothing shows that they decided")
+
+
+def test_the_bundled_manifest_is_known_by_its_hash_alone(tmp_path):
+    made = json.loads((FOLDER / "manifest.json").read_text())
+    assert (made["sha256"], made["seed"]) == (demo.MANIFEST_SHA256, demo.MANIFEST_SEED) == (images_sha256(made["images"]), draw.SEED)
+    for name, change, drawn in (("as it is", {}, True), ("seed", {"seed": 1}, False), ("one image", {"images": made["images"][1:]}, False)):
+        made_too = made | change
+        (tmp_path / "split.json").write_text(json.dumps(made_too | {"sha256": images_sha256(made_too["images"])}))
+        assert read_manifest(tmp_path / "split.json").drawn == drawn, name
+
+
+def test_the_cluster_of_each_audited_image(manifest):
+    drawn = [e for e in entries() if e["role"] != "training"][::-1]
+    found = provenance_of(request(manifest=str(manifest)), queries(drawn))
+    assert found["clusters"] == [e["cluster"] for e in drawn] and found["clusters"].count(0) == 2
+    assert provenance_of(request(), queries()).get("clusters") is None
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from audit.report import parts, words
 from audit.report.claims import claims
+from audit.report.html import sound
 from tests.evidence_home import RULES, filled
 
 N = "\u202f"
@@ -187,6 +188,17 @@ def test_high_without_a_tpr_speaks_from_the_auc():
     assert words.verdict_words(made).reason == f"An attacker holding the weights ranks a random member above a random non-member in at least 71{N}% of cases."
 
 
+@pytest.mark.parametrize("low", [0.46, 0.5, None])
+def test_high_by_the_tail_alone_does_not_speak_of_a_ranking(low):
+    """The policy may let a TPR below 3 % make a verdict high; a ranking at or below chance is no finding."""
+    made = filled(bare(), "high")
+    parts.tpr_of(parts.attack_of(made, "loss_eps"), 0.01)["low"] = 0.02
+    parts.attack_of(made, "loss_x0")["auc"] |= {"low": low}
+    assert words.verdict_words(made).reason == f"An attacker holding the weights names at least 2{N}% of these members while wrongly accusing 1 in 100 outsiders."
+    parts.tpr_of(parts.attack_of(made, "loss_eps"), 0.01)["low"] = 0.004
+    assert words.verdict_words(made).reason == "Members score higher than non-members beyond chance (p < 0.001, permutation test over all attacks)."
+
+
 def test_what_more_images_would_show_counts_the_half_that_is_judged():
     """100 a side are all judged; 400 are split, so 200 are: four times the images halve the mda only if no half is lost."""
     made = crossed(filled(bare(), "few"))
@@ -226,6 +238,17 @@ def test_provenance_says_whose_word_it_is():
 def test_the_manifest_that_the_sets_contradict():
     said = words.verdict_words(filled(bare(), "sets-differ", "manifest"))
     assert said.reason.startswith("The manifest says random, the sets say otherwise") and "0.710" in said.reason
+
+
+@pytest.mark.parametrize("empty", [None, {}, {"auc": None, "reason": "all images are equal"}, {"auc": None, "reason": "all images are equal.", "differs": None, "p_value": None}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_without_a_blind_baseline(kind, empty):
+    made = filled(bare(), kind) | {"blind_baseline": empty}
+    said = "Whether the sets differ without the model: all images are equal" if empty else words.BLIND_NOT_CHECKED
+    everything = list(sentences(made))
+    assert words.verdict_words(made).not_seen[0] == words.blind_sentence(made) == said == made["verdict"]["not_tested"][0]
+    assert words.features_sentence(made) == "" and not [text for text in everything if "Blind baseline: AUC" in text or "blind AUC" in text]
+    assert f"<td>Blind baseline</td><td>{'not computed' if empty else 'not checked yet'}</td><td>{said}</td>" in sound(made)
 
 
 def test_blind_power_is_said_where_no_difference_was_found():

@@ -5,6 +5,7 @@ import numpy as np
 from audit.attacks import ATTACKS
 from audit.report import words
 from audit.report.claims import claims
+from audit.stats.epsilon import EpsilonBound, default_delta
 from audit.stats.verdict import differ
 
 SCHEMA_VERSION = 1
@@ -52,7 +53,8 @@ def build_report(out):
         "warnings": _warnings(out),
         "not_checked": {name: f"{what}: not checked yet" for name, what in NOT_CHECKED.items()},
     }
-    report["verdict"] = {"level": out.decision.level, "rule": out.decision.rule, "kind": out.decision.kind, "headline_attack": out.headline, "tail_attack": out.tail}
+    report["verdict"] = {"level": out.decision.level, "rule": out.decision.rule, "kind": out.decision.kind}
+    report["verdict"] |= {"headline_attack": out.headline, "auc_low": out.lead_low, "tail_attack": out.tail}
     report["verdict"] |= words.reasons(report)
     report["verdict"] |= {"claims": claims(report)}
     return report
@@ -70,7 +72,7 @@ def _queries(out):
         "split": out.halves.kind,
         "left_out": q["left_out"] + [{"path": q["images"][i]["path"], "reason": "a score that is not finite"} for i in np.flatnonzero(~out.kept)],
         "duplicates": q["duplicates"],
-        "provenance": out.measured.provenance,
+        "provenance": {k: v for k, v in out.measured.provenance.items() if k != "clusters"},
     }
 
 
@@ -103,7 +105,11 @@ def _attack(out, name):
 
 def _epsilon(out):
     """The bound and what it rests on; null with the reason where the split is not known to be random."""
-    return {"value": None, "reason": NO_EPSILON} if out.epsilon is None else out.epsilon.to_json() | {"basis": out.measured.provenance["kind"]}
+    if out.epsilon is not None:
+        return out.epsilon.to_json() | {"basis": out.measured.provenance["kind"]}
+    claimed = out.measured.request.claimed_dp
+    claim = claimed and {"epsilon": claimed[0], "delta": claimed[1], "p_value": None, "contradicted": None}
+    return EpsilonBound(None, default_delta(), reason=NO_EPSILON, claim=claim).to_json()
 
 
 def _direction(d):

@@ -5,7 +5,7 @@ are sentences that people are tempted to write. Under rules 2 and 3 nothing that
 """
 
 from audit import format as fmt
-from audit.report.parts import as_sentence, attack_of, blind_of, blind_power, curve_images, done_rows, finding, title_of, tpr_of
+from audit.report.parts import as_sentence, attack_of, blind_missing, blind_of, blind_power, clears_chance, curve_images, done_rows, finding, title_of, tpr_of
 from audit.report.words import ACCESS, none_told_apart, not_visible, verdict_words, visible
 
 NAMED_FPR = 0.01
@@ -74,8 +74,8 @@ def _ranks(report):
 def _high(report):
     tail = _tail(report)
     point = tpr_of(tail, NAMED_FPR)
-    out = [_ranks(report)] if _head(report)["auc"]["low"] is not None else []
-    if point["low"]:
+    out = [_ranks(report)] if clears_chance(_head(report)["auc"]) else []  # a high verdict may rest on the TPR alone
+    if point["low"] is not None and point["low"] >= 0.01:  # below, it would be printed as 0 %
         names = f"{_on(report)}, {_attacker(tail)} names at least {fmt.percent_down(point['low'])} of the members while wrongly accusing 1 in 100 non-members"
         out.append((f"{names}{_condition(report)}.", "attacks[].tpr_at_fpr of the tail attack"))
     return [*out, _beyond_chance(report)]
@@ -141,7 +141,7 @@ def _instrument(report):
     """What may be said about the audit itself, whatever it found."""
     out, provenance, blind = [], report["queries"].get("provenance") or {}, blind_of(report)
     if provenance.get("kind") == "manifest" and report["verdict"]["kind"] != "sets-differ":
-        out.append(("The audited sets are those that a coin drew before training, verified by a manifest.", "queries.provenance"))
+        out.append(("The audited images and their labels are those of the manifest; that training kept to it is the owner's word.", "queries.provenance"))
     if blind and not blind["differs"]:
         seen = "".join(f" {text}." for text in blind_power(report))
         out.append((f"A classifier that never sees the model did not tell the sets apart (AUC {fmt.value_interval(blind['auc'])}).{seen}", "blind_baseline"))
@@ -263,7 +263,9 @@ def _split(report):
         word = "The owner says so, and no manifest shows it." if kind == "stated-random" else "No manifest shows how they were drawn."
         out.append(("The split is verified as random.", word))
     if blind is None:
-        out.append(("Members and non-members come from one source.", "Whether the sets differ without the model was not checked."))
+        reason = (report.get("blind_baseline") or {}).get("reason")
+        why = as_sentence(blind_missing(report)) if reason else "Whether the sets differ without the model was not checked."
+        out.append(("Members and non-members come from one source.", why))
     elif not blind["differs"]:
         power = blind_power(report)
         out.append(("The two sets are alike.", f"{power[0]}." if power else "A small difference is never excluded."))

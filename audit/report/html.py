@@ -177,7 +177,7 @@ def sound(report):
 def _blind(report):
     blind = words.blind_of(report)
     if blind is None:
-        return "Blind baseline", "not checked yet", words.blind_missing(report)
+        return "Blind baseline", "not computed" if (report.get("blind_baseline") or {}).get("reason") else "not checked yet", words.blind_missing(report)
     meaning = "the sets differ without the model" if blind["differs"] else "no difference seen without the model"
     power = "".join(f". {text}" for text in words.blind_power(report))
     return "Blind baseline", f"AUC {fmt.value_interval(blind['auc'])}, {fmt.p_value(blind['p_value'])}", meaning + power

@@ -52,6 +52,11 @@ def blind_of(report):
     return blind if blind and blind.get("auc") and blind["auc"].get("value") is not None else None
 
 
+def clears_chance(auc):
+    """Whether the lower bound of an AUC {value, low, high} lies above 0.5; False where it has none."""
+    return auc["low"] is not None and auc["low"] > 0.5
+
+
 def finding(report):
     """What the attacks found is called a "leak", or a "difference" where the sets differ or may."""
     return "difference" if report["verdict"]["kind"] in DIFFERENCE_KINDS else "leak"
@@ -91,7 +96,7 @@ def contamination(report):
 def blind_missing(report):
     """Why there is no blind baseline."""
     reason = (report.get("blind_baseline") or {}).get("reason")
-    return f"Whether the sets differ without the model: {reason}" if reason else BLIND_NOT_CHECKED
+    return f"Whether the sets differ without the model: {reason.rstrip('.')}" if reason else BLIND_NOT_CHECKED
 
 
 def blind_sentence(report):

@@ -16,6 +16,7 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     blind_of,
     blind_power,
     blind_sentence,
+    clears_chance,
     contamination,
     control_row,
     control_sentence,
@@ -91,7 +92,7 @@ def reasons(report):
     if blind and blind["differs"]:
         against.append(blind_sentence(report))
     auc = f"{title_of(head['name'])}: AUC {fmt.value_interval(head['auc'])}, {'cross-fitted' if report['queries']['split'] == 'cross-fitted' else 'held out'}"
-    beyond = head["auc"]["low"] is not None and head["auc"]["low"] > 0.5
+    beyond = clears_chance(head["auc"])
     (for_ if beyond else against).append(auc if beyond else f"{auc}; the interval holds 0.5 or lies below it")
     if point["low"]:
         for_.append(f"{title_of(tail['name'])}: TPR {fmt.tpr_sentence(point, n)}")
@@ -158,8 +159,11 @@ def _not_resolvable(report):
 def _high(report):
     tail, head = attack_of(report, report["verdict"]["tail_attack"]), attack_of(report, report["verdict"]["headline_attack"])
     low = tpr_of(tail, 0.01)["low"]
-    if low is not None and low >= 0.03:
+    ranks = clears_chance(head["auc"])
+    if low is not None and (low >= 0.03 or (low >= 0.01 and not ranks)):
         reason = f"An attacker {ACCESS[tail['threat_model']]} names at least {fmt.percent_down(low)} of these members while wrongly accusing 1 in 100 outsiders."
+    elif not ranks:
+        reason = f"Members score higher than non-members beyond chance ({fmt.p_value(report['permutation']['p_value'])}, permutation test over all attacks)."
     else:
         reason = f"An attacker {ACCESS[head['threat_model']]} ranks a random member above a random non-member in at least {fmt.percent_down(head['auc']['low'])} of cases."
     return (

@@ -7,8 +7,8 @@ from audit.attacks import ATTACKS, check_settings, choose
 from audit.attacks.base import THREAT_MODELS
 from audit.errors import RequestError
 from audit.presets import grid
-from audit.sweep import Jury, sweep
 from audit.stats.auc import auc
+from audit.sweep import Jury, sweep
 from audit.tables import Tables, write_tables
 from tests.synthetic import loss_tables
 

@@ -69,7 +69,10 @@ def test_a_whole_audit(home, request_for):
     folder = Path(job.folder)
     assert folder == home.runs / job.id
     names = {p.name for p in folder.iterdir()}
-    assert names == {"request.json", "report.json", "scores.csv", "images.csv", "features.npz", "log.txt", "report.html", "thumbnails", "tables", "queries.json", "measurement.json", "images.npy"}
+    assert names == {
+        "request.json", "report.json", "scores.csv", "images.csv", "features.npz", "log.txt", "report.html", "thumbnails", "tables",
+        "queries.json", "measurement.json", "images.npy",
+    }  # fmt: skip
     made = json.loads((folder / "measurement.json").read_text())
     assert made["run"] == {"id": job.id, "name": "tiny", "created": made["run"]["created"]} and made["run"]["created"].endswith("Z")
     assert made["measurement"]["model_calls"] == 240 and made["measurement"]["batch_size"] == 16 and made["self_test"]["passed"]

@@ -88,7 +88,7 @@ def test_table_prints_the_report_and_keeps_attacks_that_failed(home):  # noqa: F
         row, shown = run.attack(name), table[table["attack"].str.startswith(card(name)[1])].iloc[0]
         assert shown["AUC"] + " " + shown["95 % interval"] == fmt.value_interval(row["auc"])
         for point in row["tpr_at_fpr"]:
-            assert shown[f"TPR at {fmt.fpr(point['fpr'])} FPR"] == fmt.tpr(point, q["evaluation_members"], q["evaluation_nonmembers"])
+            assert shown[f"TPR at {fmt.fpr(point['fpr'])} FPR"] == fmt.tpr(point, q["curve_members"], q["curve_nonmembers"])
     assert "not resolvable with n = 32" in table[f"TPR at {fmt.fpr(0.01)} FPR"].tolist()
     assert "x0 error" not in at.pills[0].options
 

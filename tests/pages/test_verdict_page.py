@@ -102,6 +102,14 @@ def test_a_report_without_the_newer_parts_is_shown_in_full(home):  # noqa: F811
     assert "not checked yet" in document and "What you may say" in document
 
 
+def test_a_blind_baseline_that_could_not_be_computed_says_why(home):  # noqa: F811
+    made = filled(report(home, "clear")) | {"blind_baseline": {"auc": None, "reason": "all images are equal"}}
+    rewrite(home, "clear", made)
+    at = open_page("verdict", run="clear")
+    assert not at.exception and at.metric[2].value == "not computed" and "all images are equal" in at.metric[2].help
+    assert "Whether the sets differ without the model: all images are equal" in html.render(open_run(home / "runs" / "clear"))
+
+
 def test_a_failed_control_is_not_called_chance(home):  # noqa: F811
     made = report(home, "clear")
     made["controls"][0] |= {"auc": 0.7, "low": 0.65, "high": 0.75, "passed": False}

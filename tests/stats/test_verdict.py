@@ -101,8 +101,8 @@ def test_rules_4_to_7(changes, expected):
 
 def test_the_first_rule_that_fits_decides():
     everything = BLIND | {"p_blind": 0.0001, "evaluation_members": 5, "lowest_rank_z": -9.0, "controls_passed": False, "auc_low": 0.5, "mda": 0.9}
-    assert decided(**everything) == (1, "control")
-    assert decided(**everything | {"controls_passed": True}) == (1, "few-images")
+    assert decided(**everything) == (1, "few-images")
+    assert decided(**everything | {"evaluation_members": 50}) == (1, "control")
     assert decided(**everything | {"controls_passed": True, "evaluation_members": 50}) == (1, "order")
     assert decided(**everything | {"controls_passed": True, "evaluation_members": 50, "lowest_rank_z": 0.0}) == (2, "sets-differ")
 
