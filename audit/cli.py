@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from audit import __version__
-from audit.cli_gate import gate, gate_flags
+from audit.cli_gate import gate, gate_flags, path_given
 from audit.errors import AuditError, RequestError
 from audit.presets import PRESETS
 from audit.request import DEVICES, PRECISIONS
@@ -16,6 +16,9 @@ from audit.request import DEVICES, PRECISIONS
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
 RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch_size", "device", "precision")
 RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp")
+KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
+KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "batch_size"), (int,))
+EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
 OK, COULD_NOT_RUN, INCONCLUSIVE, INTERRUPTED = 0, 2, 3, 130
 
 
@@ -62,28 +65,28 @@ def _parser():
         return sub
 
     demo = command("demo", _demo, "audit both bundled checkpoints, a leaky one and its well-behaved twin")
-    demo.add_argument("--out", metavar="DIR", help="folder that gets leaky/ and twin/")
+    demo.add_argument("--out", type=path_given, metavar="DIR", help="folder that gets leaky/ and twin/")
     _run_flags(command("run", _run, "audit a checkpoint with members and non-members of its training set"))
     inspect = command("inspect", _inspect, "show what is recognised in a checkpoint")
-    inspect.add_argument("checkpoint", metavar="P", help="folder, file or .zip")
+    inspect.add_argument("checkpoint", type=path_given, metavar="P", help="folder, file or .zip")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     attacks = command("attacks", _attacks, "show the attacks' cards")
     attacks.add_argument("--json", action="store_true", help="machine-readable")
     rescore = command("rescore", _rescore, "compute all numbers again from a run's stored tables, without the model")
-    rescore.add_argument("folder", metavar="DIR", help="run folder")
+    rescore.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
     export = command("export", _export, "write a run's loss tables as .npz")
-    export.add_argument("folder", metavar="DIR", help="run folder")
-    export.add_argument("--tables", required=True, metavar="F.npz", help="file to write")
+    export.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
+    export.add_argument("--tables", type=path_given, required=True, metavar="F.npz", help="file to write")
     report = command("report", _report, "write a run's report as one offline document")
-    report.add_argument("folder", metavar="DIR", help="run folder")
-    report.add_argument("--html", required=True, metavar="F", help="file to write")
+    report.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
+    report.add_argument("--html", type=path_given, required=True, metavar="F", help="file to write")
     report.add_argument("--thumbnails", action="store_true", help="include thumbnails: the report then shows training images")
     split = command("split", _split, "draw members and non-members at random, before training, and write the manifest that later audits verify against")
-    split.add_argument("folder", metavar="FOLDER", help="folder, .zip or .npz of images")
-    split.add_argument("--out", required=True, metavar="F", help="manifest to write; an existing file is refused")
+    split.add_argument("folder", type=path_given, metavar="FOLDER", help="folder, .zip or .npz of images")
+    split.add_argument("--out", type=path_given, required=True, metavar="F", help="manifest to write; an existing file is refused")
     split.add_argument("--seed", type=_whole, metavar="N", help="of the coins (a fresh one; the manifest holds it)")
     split.add_argument("--query", type=_whole, metavar="N", help="only N images get a coin, the others are for training only")
-    split.add_argument("--copy", metavar="DIR", help="new folder that gets members/, nonmembers/ and training/ as copies")
+    split.add_argument("--copy", type=path_given, metavar="DIR", help="new folder that gets members/, nonmembers/ and training/ as copies")
     gate_flags(command("gate", gate, "hold a finished run against limits: exit code 0 kept, 1 broken, 3 undecided"))
     command("jobs", _jobs, "list the jobs").add_argument("--json", action="store_true", help="machine-readable")
     command("cancel", _cancel, "cancel a job").add_argument("id", metavar="ID", help="job id, or its first characters")
@@ -93,9 +96,9 @@ def _parser():
 
 def _run_flags(run):
     for name in ("checkpoint", "members", "nonmembers"):
-        run.add_argument(f"--{name}", metavar="P", help={"checkpoint": "folder, file or .zip"}.get(name, "folder, .zip or .npz of images"))
-    run.add_argument("--out", metavar="DIR", help="run folder; the same request there is resumed")
-    run.add_argument("--config", metavar="F.yaml", help="the same names as these flags, and settings: {attack: {name: value}}; a flag wins")
+        run.add_argument(f"--{name}", type=path_given, metavar="P", help={"checkpoint": "folder, file or .zip"}.get(name, "folder, .zip or .npz of images"))
+    run.add_argument("--out", type=path_given, metavar="DIR", help="run folder; the same request there is resumed")
+    run.add_argument("--config", type=path_given, metavar="F.yaml", help="the same names as these flags, and settings: {attack: {name: value}}; a flag wins")
     run.add_argument("--detach", action="store_true", help="submit, print the job's id and return")
     run.add_argument("--name", help="what to call the run (default: the checkpoint's name)")
     run.add_argument("--preset", metavar="|".join(PRESETS), help="how densely to measure (standard)")
@@ -110,7 +113,7 @@ def _run_flags(run):
     run.add_argument("--device", metavar="|".join(DEVICES), help="where the network runs (auto)")
     run.add_argument("--precision", metavar="|".join(PRECISIONS), help="fp32 unless asked")
     drawn = run.add_mutually_exclusive_group()
-    drawn.add_argument("--manifest", metavar="F", help="verify the split that `split` drew before training")
+    drawn.add_argument("--manifest", type=path_given, metavar="F", help="verify the split that `split` drew before training")
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
 
@@ -136,21 +139,31 @@ def request_from(args):
     for name in ("checkpoint", "members", "nonmembers"):
         if not given.get(name):
             raise RequestError(f"--{name} is missing. Expected a path{' to a checkpoint' if name == 'checkpoint' else ' to a folder, .zip or .npz of images'}.")
-        path = Path(given[name]).expanduser()
+        path = _resolved(name, given[name])
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
-        given[name] = str(path.resolve())
+        given[name] = str(path)
     if given.get("manifest"):
-        path = Path(given["manifest"]).expanduser()
+        path = _resolved("manifest", given["manifest"])
         if not path.is_file():
             raise RequestError(f"--manifest: {path.name} was not found. Expected the file that python -m audit split wrote: check the path.")
-        given["manifest"] = str(path.resolve())
+        given["manifest"] = str(path)
     attacks = given.get("attacks", ())
     given["attacks"] = choose([a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks))
     check_settings(given.get("settings", {}))
     given.setdefault("name", Path(given["checkpoint"]).stem)
     out = given.pop("out", None)
-    return Request.from_json(given), out and Path(out).expanduser().resolve()
+    return Request.from_json(given), out and _resolved("out", out)
+
+
+def _resolved(name, text):
+    """The absolute Path of a flag. Raises RequestError: no file can have that name."""
+    try:
+        path = Path(text).expanduser().resolve()
+        path.exists()  # raises where the name is too long, or a folder above it is closed
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RequestError(f"--{name}: {text[:40]!r} cannot be used ({getattr(error, 'strerror', None) or 'no such user or name'}). Expected a path.") from None
+    return path
 
 
 def _config_file(path):
@@ -158,13 +171,33 @@ def _config_file(path):
 
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that does not exist is a ValueError
         raise RequestError(f"--config: {Path(path).name} cannot be read ({type(error).__name__}). Expected YAML with the names of the flags.") from None
     known = {name.replace("_", "-") for name in RUN_NAMES} | {"settings"}
     if not isinstance(data, dict) or set(data) - known:
-        unknown = sorted(set(data) - known)[:3] if isinstance(data, dict) else type(data).__name__
+        unknown = sorted(str(key)[:40] for key in set(data) - known)[:3] if isinstance(data, dict) else _named(data)
         raise RequestError(f"--config: {Path(path).name} holds {unknown}. Expected only the names {', '.join(sorted(known))}.")
-    return {k.replace("-", "_"): v for k, v in data.items() if v is not None}
+    given = {k.replace("-", "_"): v for k, v in data.items() if v is not None}
+    for name, value in given.items():
+        if not _is_kind(name, value):
+            expected = EXPECTED.get(name) or ("a whole number" if KINDS.get(name) == (int,) else "text that is not empty")
+            raise RequestError(f"--config: {name.replace('_', '-')} is {_named(value)}. Expected {expected}.")
+    return given
+
+
+def _is_kind(name, value):
+    """Whether a value of the configuration file is of its flag's kind; YAML's true is no number."""
+    kinds = KINDS.get(name)
+    if kinds is None:
+        return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)) and (name != "attacks" or all(isinstance(a, str) for a in value))
+
+
+def _named(value):
+    """A value from outside in an error: a list or mapping by its kind alone, since YAML lets a short file hold a huge one."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    return repr(value[:40]) if isinstance(value, str) else str(value)[:40]
 
 
 def _loaded(configuration):

@@ -14,13 +14,20 @@ MARKUP = re.compile(r"([!-$&(-+/:-@\[-`{-~-]|\.(?![\s\d]|$))")  # every ASCII si
 
 def gate_flags(parser):
     """Add the flags of `gate` to its parser."""
-    parser.add_argument("folder", metavar="DIR", nargs="?", help="run folder; without it the images that the limits need are printed")
-    parser.add_argument("--policy", metavar="F.yaml", help="max_auc, max_tpr, max_epsilon, attacks, min_images; a flag wins")
+    parser.add_argument("folder", type=path_given, metavar="DIR", nargs="?", help="run folder; without it the images that the limits need are printed")
+    parser.add_argument("--policy", type=path_given, metavar="F.yaml", help="max_auc, max_tpr, max_epsilon, attacks, min_images; a flag wins")
     parser.add_argument("--max-auc", type=_number, metavar="A", help="largest AUC, such as 0.60")
     parser.add_argument("--max-tpr", type=_tpr, action="append", default=[], metavar="TPR@FPR", help="largest TPR at a false positive rate, such as 0.05@0.01; once for each rate")
-    parser.add_argument("--max-epsilon", type=_number, metavar="E", help="largest ε, such as 1; needs a random split")
-    parser.add_argument("--junit", metavar="F", help="JUnit XML to write: a failure is a broken limit, an error an undecided one")
-    parser.add_argument("--md", metavar="F", help="Markdown summary to write")
+    parser.add_argument("--max-epsilon", type=_number, metavar="E", help="largest ε, such as 1; needs a random split, and can break the gate but never keep it")
+    parser.add_argument("--junit", type=path_given, metavar="F", help="JUnit XML to write: a failure is a broken limit, an error an undecided one")
+    parser.add_argument("--md", type=path_given, metavar="F", help="Markdown summary to write")
+
+
+def path_given(text):
+    """A path as it was given; an empty one would quietly mean the current folder, or no file at all."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty. Expected a path")
+    return text
 
 
 def _number(text):

@@ -13,6 +13,7 @@ NARROW = "\u202f"
 MINUS = "\u2212"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")  # not %b: that follows the machine's language
 DECIMALS_FROM_N = 200  # below, one image is more than half a per cent and a decimal would be noise
+P_LEVELS = (0.01, 0.05)  # p <= level is what the verdict asks: a printed p must not seem to be on the other side
 LOWER_BOUND_FROM_N = {0.1: 36, 0.01: 368, 0.001: 3688}  # evaluation non-members from which a TPR at this FPR has a lower bound
 
 
@@ -168,10 +169,16 @@ def tpr_help(point: dict, nonmembers: int) -> str | None:
 
 
 def p_value(p: float) -> str:
-    """`p = 0.03`, `p = 0.004`, `p < 0.001`."""
+    """`p = 0.03`, `p = 0.004`, `p < 0.001`; three decimals where two would print a level of the verdict's rules, rounded up above it: 0.0504 is `p = 0.051`."""
     if p < 0.001:
         return "p < 0.001"
-    return f"p = {fixed(p, 3 if p < 0.0095 else 2)}"
+    if p < P_LEVELS[0]:
+        return f"p = {fixed(p, 3)}"
+    level = next((level for level in P_LEVELS if p != level and fixed(p, 2) == fixed(level, 2)), None)
+    if level is None:
+        return f"p = {fixed(p, 2)}"
+    text = fixed(p, 3)
+    return f"p = {fixed(p, 3, ROUND_CEILING) if p > level and text == fixed(level, 3) else text}"
 
 
 def difference(value: float, low: float | None = None, high: float | None = None) -> str:

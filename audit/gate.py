@@ -14,6 +14,7 @@ from scipy.special import bdtrik, logit
 from audit import format as fmt
 from audit.errors import RequestError
 from audit.report.words import LEVEL_WORDS, curve_images, verdict_words
+from audit.stats.epsilon import LEVEL as EPSILON_LEVEL
 from audit.stats.power import CRITICAL_Z_PLANNED, CROSS_FITTED_BELOW, POWER, POWER_Z, images_needed
 from audit.stats.tpr import FLOOR_SLACK, FPRS, TAIL, clopper_pearson
 from audit.stats.verdict import Policy
@@ -21,6 +22,8 @@ from audit.stats.verdict import Policy
 KEPT, BROKEN, UNDECIDED = "kept", "broken", "undecided"
 EXIT_CODES = {KEPT: 0, BROKEN: 1, UNDECIDED: 3}
 UPPER_Z = 1.96  # half width of a 95 % interval
+NO_UPPER_EPSILON = "An audit bounds ε from below and never from above, so that it cannot keep this limit."
+UPPER_END_SAYS = "The upper end bounds this attack's guesses, not the training."
 LONGEST = 300  # characters of a text from outside
 MOST_IMAGES = 10**9  # a limit that needs more than this needs no number
 
@@ -256,16 +259,18 @@ def _epsilon_row(report, limit):
     text, needs = f"ε at most {_exact(limit)}", epsilon_needs(limit)
     if low is None:
         return Row("max_epsilon", text, "no ε", UNDECIDED, clean(bound.get("reason") or "This run has no ε."), needs=needs)
-    outcome = judge(limit, low, high)
-    shown = fmt.epsilon(low, 0.95, None) + (f", these guesses allow {fmt.fixed(high, 1, ROUND_CEILING)}" if high is not None else ", no upper end")
-    words = _why(outcome, None, high) + (" It rests on the owner's word that the split is random." if bound.get("basis") == "stated-random" else "")
-    return Row("max_epsilon", text, shown, outcome, words, low=low, high=high, needs=needs)
+    outcome = judge(limit, low, None)
+    shown = fmt.epsilon(low, 0.95, None) + (f", these guesses allow at most {fmt.fixed(high, 1, ROUND_CEILING)}" if high is not None else ", no upper end")
+    why = _why(outcome, None, None) if outcome == BROKEN else NO_UPPER_EPSILON + (f" {UPPER_END_SAYS}" if high is not None else "")
+    words = why + (" It rests on the owner's word that the split is random." if bound.get("basis") == "stated-random" else "")
+    return Row("max_epsilon", text, shown, outcome, words, low=low, needs=needs)
 
 
 def epsilon_high(guesses, correct):
     """The upper end of the ε that this attack's guesses could have earned: logit of the 97.5 % Clopper-Pearson upper bound of right guesses, at least 0.
 
-    It bounds this attack on these images as the interval of an AUC does; no audit bounds the ε of a training from above.
+    It bounds this attack on these images as the interval of an AUC does, and is shown beside the lower bound; it never keeps a limit, because no audit bounds
+    the ε of a training from above.
 
     Args: guesses, correct: counts of the one-run bound, r >= 1 and 0 <= v <= r.
     Returns: float, or None where all guesses were right, or the counts are missing.
@@ -394,13 +399,13 @@ def tpr_images(fpr, limit):
 
 
 def epsilon_guesses(limit):
-    """(possible, likely): guesses from which half of them right keeps the limit, and from which coin flips keep it in 4 of 5 audits; None beyond 10^9."""
-    return _first(lambda r: _allows(math.ceil(r / 2), r, limit)), _first(lambda r: _allows(_point(r, 0.5), r, limit))
+    """The fewest guesses that can break an ε limit, all of them right and δ = 0: logit(0.05^(1/r)) > limit. None beyond 10^9.
 
-
-def _allows(correct, guesses, limit):
-    high = epsilon_high(guesses, correct)
-    return high is not None and high <= limit
+    Source: audit.stats.epsilon.ceiling, solved for r.
+    """
+    rate = math.log1p(math.exp(-limit))
+    guesses = math.floor(-math.log(EPSILON_LEVEL) / rate) + 1 if rate > 0 else math.inf
+    return guesses if guesses <= MOST_IMAGES else None
 
 
 def _point(n, share):
@@ -438,11 +443,10 @@ def tpr_needs(fpr, limit):
 
 
 def epsilon_needs(limit):
-    """The same for an ε limit, which needs a random split; if every held-out image is guessed about, one image a side brings one guess."""
-    possible, likely = epsilon_guesses(limit)
-    if likely is None:
-        return f"More than {fmt.count(MOST_IMAGES)} guesses would be needed. Raise this limit."
-    return f"{_sentence(possible, likely)} It needs a random split, and assumes a guess about every held-out image."
+    """What an ε limit can do: break, and never be kept."""
+    guesses = epsilon_guesses(limit)
+    breaks = "No audit of this size breaks it either." if guesses is None else f"It can break from {fmt.count(guesses)} guesses, all right, about a split drawn at random."
+    return f"No number of images keeps this limit, so a gate with it ends broken or undecided. {breaks} Only a proof about the training bounds ε from above."
 
 
 def _sentence(possible, likely):

@@ -48,6 +48,15 @@ class Request:
     claimed_dp: tuple[float, float] | None = None
 
     def __post_init__(self):
+        for name in ("checkpoint", "members", "nonmembers", "name"):
+            if not isinstance(getattr(self, name), str):
+                raise RequestError(f"{name} is {str(getattr(self, name))[:40]}. Expected text.")
+        if isinstance(self.attacks, list):
+            object.__setattr__(self, "attacks", tuple(self.attacks))
+        if not (isinstance(self.attacks, tuple) and all(isinstance(name, str) for name in self.attacks)):
+            raise RequestError(f"attacks is {str(self.attacks)[:40]}. Expected names.")
+        if not isinstance(self.settings, dict):
+            raise RequestError(f"settings is {str(self.settings)[:40]}. Expected attack: {{name: value}}.")
         for name, allowed in (("preset", tuple(PRESETS)), ("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise RequestError(f"--{name} is {str(getattr(self, name))[:40]!r}. Expected one of {', '.join(allowed)}.")
@@ -55,7 +64,7 @@ class Request:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise RequestError(f"--{name.replace('_', '-')} is {value}. Expected a whole number of at least 1.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise RequestError(f"--seed is {self.seed}. Expected a whole number from 0 to 2^63 - 1.")
         if not isinstance(self.manifest, str | None) or not isinstance(self.randomised_split, bool):
             raise RequestError(f"--manifest is {str(self.manifest)[:40]!r}, --randomised-split {str(self.randomised_split)[:40]!r}. Expected a path, and true or false.")
@@ -82,10 +91,12 @@ class Request:
     def from_json(cls, data):
         """Request from a plain dict. Raises RequestError on unknown or missing names."""
         known = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(data, dict):
+            raise RequestError(f"The request is a {type(data).__name__}. Expected the fields of audit.request.Request.")
         unknown, missing = set(data) - known, {"checkpoint", "members", "nonmembers", "name"} - set(data)
         if unknown or missing:
             raise RequestError(f"The request has unknown fields {sorted(unknown)} and lacks {sorted(missing)}. Expected the fields of audit.request.Request.")
-        return cls(**{**data, "attacks": tuple(data.get("attacks", ()))})
+        return cls(**data)
 
     def identity(self):
         """SHA-256 hex of everything that can change a number: two requests with the same identity are one audit."""

@@ -12,7 +12,9 @@ import yaml
 from audit.attacks import ATTACKS
 from audit.cli import _parser, main, request_from
 from audit.cli_progress import print_result
-from audit.errors import RequestError
+from audit.errors import RequestError, RunFolderError
+from audit.report.run import open_run
+from audit.request import Request
 from tests.synthetic import synthetic_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,13 @@ def run_flags(paths, *more):
         (["inspect", "/nowhere/model"], "model"),
         (["split", "/nowhere", "--out", "/tmp"], "exists, and a split is drawn once"),
         (["split", "/nowhere/photos", "--out", "new.json"], "photos was not found"),
+        (["split", "", "--out", "new.json"], "is empty"),
+        (["split", "/nowhere/photos", "--out", ""], "--out: is empty"),
+        (["split", "/nowhere/photos", "--out", "new.json", "--copy", " "], "--copy: is empty"),
+        (["demo", "--out", ""], "--out: is empty"),
+        (["run", "--out", ""], "--out: is empty"),
+        (["run", "--checkpoint", ""], "--checkpoint: is empty"),
+        (["rescore", ""], "is empty"),
         (["split", "/nowhere/photos"], "The following arguments are required: --out"),
         (["rescore", "/nowhere"], "request.json is missing"),
         (["report", "/nowhere", "--html", "x.html"], "not a finished run"),
@@ -80,6 +89,120 @@ def test_a_flag_wins_over_the_config_file(paths):
     file.write_text(yaml.safe_dump({"pressure": "high"}))
     with pytest.raises(RequestError, match="pressure"):
         request_from(_parser().parse_args(run_flags(paths, "--config", str(file))))
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12)) + "members: *m\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("members: 5", "members is 5. Expected text"),
+        ("members: ''", "members is ''. Expected text"),
+        ("checkpoint: [5]", "checkpoint is a list. Expected text"),
+        ("out: 5", "out is 5. Expected text"),
+        ("out: ''", "out is ''. Expected text"),
+        ('out: "a\\0b"', "Expected text"),
+        ("manifest: [5]", "manifest is a list. Expected text"),
+        ("name: 2026", "name is 2026. Expected text"),
+        ("name: 2026-01-02", "name is 2026-01-02. Expected text"),
+        ("preset: {a: 1}", "preset is a mapping. Expected text"),
+        ("attacks: 5", "attacks is 5. Expected names"),
+        ("attacks: [5, {a: 1}]", "attacks is a list. Expected names"),
+        ("attacks: [[loss_eps]]", "attacks is a list. Expected names"),
+        ("settings: 5", "settings is 5. Expected attack: {name: value}"),
+        ("settings: [loss_eps]", "settings is a list. Expected attack"),
+        ("settings: {5: {a: 1}}", "There is no attack '5'"),
+        ("settings: {loss_eps: 5}", "Expected name: value pairs"),
+        ("settings: {loss_eps: {5: 1}}", "has no setting '5'"),
+        ("settings: {loss_eps: {statistic: [mean]}}", "statistic is"),
+        ("settings: {loss_eps: {statistic: {a: 2026-01-01}}}", "statistic is"),
+        ("seed: true", "seed is True. Expected a whole number"),
+        ("seed: 1.5", "seed is 1.5. Expected a whole number"),
+        ("timesteps: [20]", "timesteps is a list. Expected a whole number"),
+        ("batch-size: many", "batch-size is 'many'. Expected a whole number"),
+        ("randomised-split: often", "randomised-split is 'often'. Expected true or false"),
+        ("claimed-dp: {eps: 3}", "claimed-dp is a mapping. Expected EPS,DELTA"),
+        ("claimed-dp: [[3], 1]", "Expected EPS,DELTA"),
+        ("5: a\nx: b\n2026-01-01: c", "Expected only the names attacks"),
+        ("seed: 2026-99-99", "cannot be read (ValueError)"),
+        ("settings: " + "[" * 5000, "cannot be read (RecursionError)"),
+        (BOMB, "Expected only the names attacks"),
+        ("- members", "holds a list. Expected only the names"),
+        ("{[1]: 2}", "cannot be read"),
+        ("out: ~nobody-of-that-name/x", "Expected a path"),
+    ],
+)
+def test_a_config_file_with_values_of_the_wrong_kind(paths, text, words, capsys):
+    (paths / "audit.yaml").write_text(text)
+    assert main(run_flags(paths, "--config", str(paths / "audit.yaml"))) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err and "internal" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": True}, "--seed is True"),
+        ({"name": 5}, "name is 5. Expected text"),
+        ({"members": None}, "members is None. Expected text"),
+        ({"checkpoint": ["/c"]}, "checkpoint is .*Expected text"),
+        ({"attacks": 5}, "attacks is 5. Expected names"),
+        ({"attacks": [5]}, "attacks is .*Expected names"),
+        ({"settings": 5}, "settings is 5. Expected"),
+    ],
+)
+def test_a_request_refuses_values_of_the_wrong_kind(change, words):
+    good = {"checkpoint": "/c", "members": "/m", "nonmembers": "/n", "name": "x"}
+    with pytest.raises(RequestError, match=words) as caught:
+        Request.from_json(good | change)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="fields"):
+        Request.from_json([good])
+
+
+def broken_reports():
+    """(name, how report.json is spoilt) for reports that are no report."""
+    yield "a list", lambda made: []
+    yield "a number", lambda made: 5
+    yield "only a version", lambda made: {"schema_version": 1}
+    for name in ("run", "verdict", "queries", "attacks", "permutation", "controls", "checkpoint", "direction"):
+        yield f"without {name}", lambda made, name=name: {k: v for k, v in made.items() if k != name}
+        yield f"{name} a number", lambda made, name=name: made | {name: 5}
+        yield f"{name} null", lambda made, name=name: made | {name: None}
+    yield "no level", lambda made: made | {"verdict": {k: v for k, v in made["verdict"].items() if k != "level"}}
+    yield "no count", lambda made: made | {"queries": {k: v for k, v in made["queries"].items() if k != "evaluation_members"}}
+    yield "attacks of numbers", lambda made: made | {"attacks": [5]}
+    yield "an attack without a name", lambda made: made | {"attacks": [{"status": "done"}]}
+    yield "a headline that is no attack", lambda made: made | {"verdict": made["verdict"] | {"headline_attack": "none"}}
+    yield "a headline that is a list", lambda made: made | {"verdict": made["verdict"] | {"headline_attack": []}}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    synthetic_run(folder)
+    return folder
+
+
+@pytest.mark.parametrize("spoil", [pytest.param(spoil, id=name) for name, spoil in broken_reports()])
+def test_a_report_that_is_none_is_one_line_and_exit_2(run_folder, tmp_path, spoil, capsys):
+    made = json.loads((run_folder / "report.json").read_text())
+    (tmp_path / "request.json").write_text((run_folder / "request.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(spoil(made)))
+    for command in (["gate", str(tmp_path), "--max-auc", "0.6"], ["report", str(tmp_path), "--html", str(tmp_path / "r.html")]):
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and "is damaged: report.json" in err and "rescore" in err
+
+
+def test_a_request_or_report_that_cannot_be_parsed(run_folder, tmp_path):
+    made = (run_folder / "report.json").read_text()
+    for report, request in ((made, "[]"), (made, "5"), (made, "["), ("[" * 100_000, "{}"), ("", "{}")):
+        (tmp_path / "report.json").write_text(report)
+        (tmp_path / "request.json").write_text(request)
+        with pytest.raises(RunFolderError, match="is damaged"):
+            open_run(tmp_path)
 
 
 def test_rescore_report_and_export_on_a_run(tmp_path, capsys):

@@ -95,10 +95,21 @@ def test_tooltips_of_what_the_data_cannot_carry():
 
 
 @pytest.mark.parametrize(
-    "p, text", [(0.0004, "p < 0.001"), (0.001, "p = 0.001"), (0.0042, "p = 0.004"), (0.0099, "p = 0.01"), (0.03, "p = 0.03"), (0.444, "p = 0.44"), (1.0, "p = 1.00")]
-)
-def test_p_is_never_zero(p, text):
+    "p, text",
+    [
+        (0.0004, "p < 0.001"), (0.001, "p = 0.001"), (0.0042, "p = 0.004"), (0.0099, "p = 0.010"), (0.01, "p = 0.01"), (0.0101, "p = 0.011"), (0.0119, "p = 0.012"),
+        (0.0149, "p = 0.015"), (0.0151, "p = 0.02"), (0.03, "p = 0.03"), (0.0449, "p = 0.04"), (0.0451, "p = 0.045"), (0.0496, "p = 0.050"), (0.05, "p = 0.05"),
+        (0.0504, "p = 0.051"), (0.0549, "p = 0.055"), (0.0551, "p = 0.06"), (0.444, "p = 0.44"), (1.0, "p = 1.00"),
+    ],
+)  # fmt: skip
+def test_p_is_never_zero_and_never_crosses_a_level(p, text):
     assert fmt.p_value(p) == text
+
+
+@given(st.floats(0.001, 1))
+def test_a_printed_p_stands_on_the_side_of_the_computed_one(p):
+    printed = float(fmt.p_value(p).removeprefix("p = "))
+    assert all((printed <= level) == (p <= level) for level in (0.01, 0.05)) and abs(printed - p) <= 0.005 + 1e-12
 
 
 def test_epsilon():

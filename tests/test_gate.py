@@ -152,8 +152,9 @@ def test_a_tpr_limit_below_what_the_images_can_show_says_so(report):
         (None, 5, 3),
         ({"value": 1.5, "guesses": 100, "correct": 90}, 1, 1),
         ({"value": 1.5, "guesses": 100, "correct": 90}, 2, 3),
-        ({"value": 1.5, "guesses": 100, "correct": 90}, 3, 0),  # logit of B(0.975; 91, 10) = 2.97
-        ({"value": 0.0, "guesses": 200, "correct": 100}, 0.4, 0),
+        ({"value": 1.5, "guesses": 100, "correct": 90}, 3, 3),  # these guesses allow 2.97, the training may have any ε above 1.5
+        ({"value": 0.0, "guesses": 200, "correct": 100}, 0.4, 3),
+        ({"value": 0.0, "guesses": 200, "correct": 100}, 1e6, 3),
         ({"value": 0.0, "guesses": 4, "correct": 2}, 0.4, 3),
         ({"value": 2.0, "guesses": 100, "correct": 100}, 50, 3),  # all right: nothing bounds it from above
         ({"value": 0.0, "guesses": 0, "correct": 0}, 50, 3),
@@ -163,6 +164,19 @@ def test_a_tpr_limit_below_what_the_images_can_show_says_so(report):
 def test_an_epsilon_limit(report, bound, limit, code):
     report["epsilon_lower_bound"] = bound
     assert outcome(report, max_epsilon=limit)[0] == code
+
+
+def test_an_epsilon_limit_is_never_kept_and_says_why(report):
+    """Nothing found is what a model that leaks to a better attack shows too: an audit has no upper bound for ε."""
+    report["epsilon_lower_bound"] = {"value": 0.0, "guesses": 200, "correct": 100, "basis": "manifest"}
+    found = check(report, Limits(0.9, max_epsilon=5))
+    words = row(found, "max_epsilon")
+    assert (found.exit_code, row(found, "max_auc").outcome, words.outcome, words.high) == (3, "kept", "undecided", None)
+    assert "these guesses allow at most 0.3" in words.value and words.words == f"{gate.NO_UPPER_EPSILON} The upper end bounds this attack's guesses, not the training."
+    assert words.needs == gate.epsilon_needs(5) and "No number of images keeps this limit" in words.needs
+    report["epsilon_lower_bound"] |= {"value": 5.5, "correct": 200}
+    broken = row(check(report, Limits(max_epsilon=5)), "max_epsilon")
+    assert broken.outcome == "broken" and broken.words == "The limit lies below the lower bound."
 
 
 def test_the_upper_end_of_the_guesses():
@@ -270,12 +284,17 @@ def test_a_model_without_a_leak_keeps_an_auc_limit_at_the_likely_count_in_4_of_5
         assert abs(kept[0] - 0.5) < 0.13 and abs(kept[1] - 0.8) < 0.1  # 3 binomial standard errors, and the interval's own shape
 
 
-def test_coin_flips_keep_an_epsilon_limit_at_the_likely_count():
-    rng, (possible, likely) = np.random.default_rng(2), gate.epsilon_guesses(1)
-    assert gate.epsilon_high(possible, possible // 2) <= 1 < gate.epsilon_high(possible - 2, possible // 2 - 1)
-    kept = np.mean([gate.epsilon_high(likely, int(v)) <= 1 for v in rng.binomial(likely, 0.5, 2000)])
-    assert 0.75 <= kept <= 0.92
-    assert gate.epsilon_guesses(1e-6) == (None, None) and "More than" in gate.epsilon_needs(1e-6)
+@pytest.mark.parametrize("limit", [0.1, 1, 3, 8])
+def test_an_epsilon_limit_can_break_only_from_the_guesses_that_are_named(limit):
+    """δ = 0: r right guesses of r have probability (e^ε / (1 + e^ε))^r, and 5 % is the bound's error."""
+    guesses = gate.epsilon_guesses(limit)
+    for r in (guesses - 1, guesses):
+        assert (r * -np.log1p(np.exp(-limit)) < np.log(0.05)) == (r == guesses)
+    assert f"{guesses:,} guesses" in gate.epsilon_needs(limit) and "can pass only from" not in gate.epsilon_needs(limit)
+
+
+def test_an_epsilon_limit_that_no_audit_breaks():
+    assert gate.epsilon_guesses(40) is None and "No audit of this size breaks it" in gate.epsilon_needs(40)
 
 
 # --- policy and flags -------------------------------------------------------------------------------------------------------------------------
@@ -288,7 +307,7 @@ def policy(tmp_path, text):
 
 def test_the_policy_file_of_the_docs(tmp_path):
     text = re.search(r"```yaml\n(max_auc.*?)```", DOC, re.S).group(1)
-    assert gate.read_policy(policy(tmp_path, text)) == Limits(0.6, ((0.1, 0.2), (0.01, 0.05)), 1, ("loss_x0", "loss_eps"), 700)
+    assert gate.read_policy(policy(tmp_path, text)) == Limits(0.6, ((0.1, 0.2), (0.01, 0.05)), None, ("loss_x0", "loss_eps"), 700)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +349,9 @@ def test_a_bad_policy_is_one_line_and_exit_2(folder, tmp_path, capsys, text, wor
     [
         (["gate", "RUN"], "No limit was given"),
         (["gate"], "DIR is missing"),
+        (["gate", "", "--max-auc", "0.6"], "is empty. Expected a path"),
+        (["gate", "RUN", "--max-auc", "0.6", "--policy", ""], "--policy: is empty"),
+        (["gate", "RUN", "--max-auc", "0.6", "--junit", ""], "--junit: is empty"),
         (["gate", "--max-auc", "0.6"], "DIR is missing"),
         (["gate", "/nowhere", "--max-auc", "0.6"], "not a finished run"),
         (["gate", "RUN", "--policy", "/nowhere/p.yaml"], "p.yaml cannot be read"),
@@ -377,7 +399,8 @@ def test_only_the_report_is_read(folder, tmp_path, capsys):
 def test_a_policy_alone_says_how_many_images_it_needs(tmp_path, capsys):
     assert main(["gate", "--policy", str(policy(tmp_path, "max_auc: 0.6\nmax_tpr: [{fpr: 0.01, tpr: 0.05}]\nmax_epsilon: 1"))]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [n in line for n, line in zip(("from 65 images a side; from 131", "from 200 images a side; from 692", "from 20 images a side", "176"), lines, strict=True)] == [True] * 4
+    said = ("from 65 images a side; from 131", "from 200 images a side; from 692", "No number of images keeps this limit", "176")
+    assert [n in line for n, line in zip(said, lines, strict=True)] == [True] * 4
 
 
 @settings(max_examples=30, deadline=None)  # each builds the whole parser
@@ -407,16 +430,16 @@ def test_text_from_outside_is_text(report):
 
 
 def test_the_numbers_in_the_docs():
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in DOC.splitlines() if re.match(r"\| (AUC|TPR|ε|verdict) ", line)]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in DOC.splitlines() if re.match(r"\| (AUC|TPR|verdict) ", line)]
     said = [(re.findall(r"[\d.]+", c[0]), [re.sub(",", "", n) for n in c[1:]]) for c in cells if len(c) == 3]
-    assert len(said) == 8
+    assert len(said) == 7
     for (values, counts), row in zip(said, cells, strict=True):
         if row[0].startswith("AUC"):
             sentence = gate.auc_needs(float(values[0]))
         elif row[0].startswith("TPR"):
             sentence = gate.tpr_needs(float(values[1]) / 100, float(values[0]) / 100)
         else:
-            sentence = gate.epsilon_needs(float(values[0])) if values else gate.VERDICT_NEEDS
+            sentence = gate.VERDICT_NEEDS
         assert [n for n in counts if n] == re.findall(r"(?<=from )(?:about )?(\d+)", sentence.replace(",", "")), row
 
 

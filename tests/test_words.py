@@ -3,10 +3,13 @@
 import itertools
 import json
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from audit.report import parts, words
+from audit.report.build import _warnings
 from audit.report.claims import claims
 from audit.report.html import sound
 from tests.evidence_home import RULES, filled
@@ -238,6 +241,15 @@ def test_provenance_says_whose_word_it_is():
 def test_the_manifest_that_the_sets_contradict():
     said = words.verdict_words(filled(bare(), "sets-differ", "manifest"))
     assert said.reason.startswith("The manifest says random, the sets say otherwise") and "0.710" in said.reason
+
+
+@pytest.mark.parametrize(("passed", "highs", "said"), [(False, (0.6, None), ["b"]), (True, (0.6, None), []), (False, (0.4, 0.45), ["a", "b"]), (True, (0.4, 0.6), ["a"])])
+def test_an_order_fault_is_among_the_warnings_once(passed, highs, said):
+    """Rule 1 reads every setting, so an attack can be below chance there while its chosen setting is not."""
+    done = {name: SimpleNamespace(auc=SimpleNamespace(high=high)) for name, high in zip("ab", highs, strict=True)}
+    measured = SimpleNamespace(facts={"warnings": []})
+    out = SimpleNamespace(measured=measured, kept=np.ones(4, bool), done=done, direction=SimpleNamespace(attack="b", passed=passed))
+    assert _warnings(out) == [f"{name}: {words.BELOW_CHANCE}" for name in said]
 
 
 @pytest.mark.parametrize("empty", [None, {}, {"auc": None, "reason": "all images are equal"}, {"auc": None, "reason": "all images are equal.", "differs": None, "p_value": None}])

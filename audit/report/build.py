@@ -121,7 +121,7 @@ def _warnings(out):
     warnings = list(out.measured.facts["warnings"])
     if not out.kept.all():
         warnings.append(f"{int((~out.kept).sum())} images have a score that is not finite in some attack and are left out of all.")
-    for name, result in out.done.items():
-        if result.auc.high is not None and result.auc.high < 0.5:
-            warnings.append(f"{name}: {words.BELOW_CHANCE}")
-    return warnings
+    below = [name for name, result in out.done.items() if result.auc.high is not None and result.auc.high < 0.5]
+    if not out.direction.passed and out.direction.attack not in below:  # rule 1 reads every setting, not the chosen one alone
+        below.append(out.direction.attack)
+    return [*warnings, *(f"{name}: {words.BELOW_CHANCE}" for name in below)]

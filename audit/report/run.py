@@ -12,6 +12,19 @@ from audit.errors import RunFolderError
 from audit.tables import Tables
 
 SCHEMA_VERSION = 1
+TRUNK = {  # what every version of this schema holds: objects and the fields in them that something reads
+    "run": ("id", "name", "created", "seconds"),
+    "verdict": ("level", "kind", "rule", "headline_attack", "tail_attack", "reasons_for", "reasons_against", "not_tested"),
+    "checkpoint": ("sha256", "format", "architecture", "image_shape", "settings"),
+    "queries": ("members", "nonmembers", "evaluation_members", "evaluation_nonmembers", "split", "left_out", "duplicates"),
+    "preprocessing": (),
+    "measurement": ("timesteps", "draws", "seed"),
+    "permutation": ("p_value", "attack", "critical_z", "draws"),
+    "direction": ("attack", "auc", "passed"),
+    "cost": (),
+    "versions": (),
+}
+ROWS = {"attacks": ("name", "status", "reason", "threat_model", "auc", "tpr_at_fpr"), "controls": ("name", "auc", "passed")}
 
 
 @dataclass(frozen=True)
@@ -115,8 +128,30 @@ def open_run(folder):
         request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFolderError(f"{folder.name} is not a finished run: {Path(error.filename).name} is missing. Expected a run folder with report.json.") from None
-    except ValueError:
-        raise RunFolderError(f"{folder.name} is damaged: report.json or request.json cannot be read. Make it again with python -m audit rescore DIR.") from None
+    except (ValueError, RecursionError):
+        report = request = None
+    if not isinstance(report, dict) or not isinstance(request, dict):
+        raise RunFolderError(f"{folder.name} is damaged: report.json or request.json cannot be read. Make it again with python -m audit rescore DIR.")
     if report.get("schema_version") != SCHEMA_VERSION:
         raise RunFolderError(f"This run was made by another version and reads only in part. Its stored tables are intact: python -m audit rescore {folder.name}")
+    if missing := _missing(report):
+        raise RunFolderError(f"{folder.name} is damaged: report.json lacks {missing}. Make it again with python -m audit rescore DIR.")
     return Run(folder, report, request)
+
+
+def _missing(report):
+    """The first part or field of the trunk that a report does not have, in words; "" where it is whole."""
+    for part, fields in TRUNK.items():
+        if not isinstance(report.get(part), dict):
+            return part
+        for name in fields:
+            if name not in report[part]:
+                return f"{part}.{name}"
+    for part, fields in ROWS.items():
+        if not isinstance(report.get(part), list):
+            return part
+        for row in report[part]:
+            if not isinstance(row, dict) or not set(fields) <= set(row):
+                return f"fields of {part}"
+    done = [row["name"] for row in report["attacks"] if row["status"] == "done"]
+    return "" if report["verdict"]["headline_attack"] in done and report["verdict"]["tail_attack"] in done else "the attacks that its verdict names"

@@ -39,8 +39,8 @@ class Row:
 
     def text(self):
         """One line."""
-        limits = " ".join(f"{sign} {limit:.3f}" for sign, limit in ((">=", self.least), ("<=", self.most)) if limit is not None)
-        return f"{self.what:<66} {self.value:>8.4f}  {limits or '-':<18} {'ok' if self.ok else 'MISSED':<7}{self.note}"
+        limits = " ".join(f"{sign} {limit:.3g}" for sign, limit in ((">=", self.least), ("<=", self.most)) if limit is not None)
+        return f"{self.what:<72} {self.value:>9.4g}  {limits or '-':<18} {'ok' if self.ok else 'MISSED':<7}{self.note}"
 
 
 def share(what, hits, runs, least=None, most=None, note=""):

@@ -48,9 +48,11 @@ def rows(runs=RUNS, side=400, run=None, provenance="manifest"):
     yield share("p of the permutation test <= 0.05", sum(m["p"] <= 0.05 for m in made), runs, most=0.05)
     yield share("blind p <= 0.05", sum(m["blind"] <= 0.05 for m in made), runs, most=0.05)
     yield share("AUC interval of the headline attack holds 0.5", holds, runs, LEAST_COVER)
-    auc = np.array([m["auc"] for m in made])
+    yield share("the bound that the verdict reads lies above 0.5", sum(m["low"] > 0.5 for m in made), runs, most=0.05)
+    auc = np.array([m["first_auc"] for m in made])
     slack = 3 * float(auc.std(ddof=1)) / runs**0.5
-    yield Row("mean AUC of the headline attack", float(auc.mean()), 0.5, 0.5, (slack, slack), f"best of the sweep averages {np.mean([m['swept'] for m in made]):.3f}")
+    yield Row("mean AUC of one attack", float(auc.mean()), 0.5, 0.5, (slack, slack), f"best of the sweep averages {np.mean([m['swept'] for m in made]):.3f}")
+    yield Row("mean AUC of the headline attack", float(np.mean([m["auc"] for m in made])))
     yield share("a control failed", sum(m["control"] for m in made), runs, most=0.003, note="three controls, each fails in one audit of a thousand")
     yield Row("share of non-members among the flagged, mean", float(np.mean([m["false"] for m in made])), None, 0.05, (0, 3 * (0.05 * 0.95 / runs) ** 0.5))
     for kind, count in kinds.most_common():
@@ -68,6 +70,8 @@ def _kept(out):
         "blind": out.blind.p_value,
         "holds": lead.auc.low <= 0.5 <= lead.auc.high,
         "auc": lead.auc.value,
+        "first_auc": next(iter(out.done.values())).auc.value,
+        "low": out.lead_low,
         "swept": lead.best_of_sweep_auc,
         "control": not all(c.passed for c in out.controls),
         "false": float((out.flags.flagged & ~out.is_member[out.evaluation]).sum()) / max(1, int(out.flags.flagged.sum())),
