@@ -248,7 +248,7 @@ def _evaluate(attack, result, out):
     result.evaluation = evaluate(result.scores[inside], is_member[inside])
     result.auc = result.evaluation.auc
     if out.halves.crossed:
-        result.auc = cross_fitted_auc(_folds(result.sweep, out))
+        result.auc = cross_fitted_auc(_folds(out, lambda fold: result.sweep))
     result.at_threshold = at_thresholds(result.scores[before], is_member[before], result.scores[inside], is_member[inside])
     draws = out.measured.facts["measurement"]["draws"]
     if draws > 1:
@@ -256,11 +256,11 @@ def _evaluate(attack, result, out):
         result.noise_sd = float(np.std(per_draw, ddof=1))
 
 
-def _folds(trial, out):
-    """Per repeat the two (scores, labels) of its halves, each at the settings that the other half chose."""
+def _folds(out, trial_of):
+    """Per repeat the two (scores, labels) of its halves, each at the settings that the other half chose. Args: trial_of(fold): the Sweep that is read there."""
     pairs = []
     for fold, half in enumerate(out.halves.choosing):
-        judged = ~half & out.kept
+        trial, judged = trial_of(fold), ~half & out.kept
         pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged]))
     return list(zip(pairs[::2], pairs[1::2], strict=True))
 
@@ -270,12 +270,8 @@ def _lead_low(out):
     low = out.attacks[out.headline].auc.low
     if not out.halves.crossed:
         return low
-    pairs = []
-    for fold, half in enumerate(out.halves.choosing):
-        trial = max((a.sweep for a in out.done.values()), key=lambda trial: trial.aucs[fold].max())
-        judged = ~half & out.kept
-        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged]))
-    chosen = cross_fitted_auc(list(zip(pairs[::2], pairs[1::2], strict=True))).low
+    trials = [attack.sweep for attack in out.done.values()]
+    chosen = cross_fitted_auc(_folds(out, lambda fold: max(trials, key=lambda trial: trial.aucs[fold].max()))).low
     return None if low is None or chosen is None else min(low, chosen)
 
 

@@ -5,7 +5,7 @@ are sentences that people are tempted to write. Under rules 2 and 3 nothing that
 """
 
 from audit import format as fmt
-from audit.report.parts import as_sentence, attack_of, blind_missing, blind_of, blind_power, clears_chance, curve_images, done_rows, finding, title_of, tpr_of
+from audit.report.parts import as_sentence, attack_of, blind_missing, blind_of, blind_power, clears_chance, curve_images, done_rows, finding, headline_auc, title_of, tpr_of
 from audit.report.words import ACCESS, none_told_apart, not_visible, verdict_words, visible
 
 NAMED_FPR = 0.01
@@ -64,7 +64,7 @@ def _attacker(row):
 
 def _ranks(report):
     head = _head(report)
-    low = fmt.percent_down(head["auc"]["low"])
+    low = fmt.percent_down(headline_auc(report)["low"])
     return (
         f"{_on(report)}, {_attacker(head)} ranks a random member above a random non-member in at least {low} of cases (AUC {fmt.value_interval(head['auc'])}){_condition(report)}.",
         "attacks[].auc of the headline attack",
@@ -74,7 +74,7 @@ def _ranks(report):
 def _high(report):
     tail = _tail(report)
     point = tpr_of(tail, NAMED_FPR)
-    out = [_ranks(report)] if clears_chance(_head(report)["auc"]) else []  # a high verdict may rest on the TPR alone
+    out = [_ranks(report)] if clears_chance(headline_auc(report)) else []  # a high verdict may rest on the TPR alone
     if point["low"] is not None and point["low"] >= 0.01:  # below, it would be printed as 0 %
         names = f"{_on(report)}, {_attacker(tail)} names at least {fmt.percent_down(point['low'])} of the members while wrongly accusing 1 in 100 non-members"
         out.append((f"{names}{_condition(report)}.", "attacks[].tpr_at_fpr of the tail attack"))

@@ -57,6 +57,13 @@ def clears_chance(auc):
     return auc["low"] is not None and auc["low"] > 0.5
 
 
+def headline_auc(report):
+    """{value, low, high} of the headline attack, with the lower bound that the verdict read: under cross-fitting that is the lower one of its own bound and of
+    the bound with the attack chosen per fold."""
+    auc = attack_of(report, report["verdict"]["headline_attack"])["auc"]
+    return auc if report["queries"]["split"] == "half" else auc | {"low": report["verdict"]["auc_low"]}
+
+
 def finding(report):
     """What the attacks found is called a "leak", or a "difference" where the sets differ or may."""
     return "difference" if report["verdict"]["kind"] in DIFFERENCE_KINDS else "leak"

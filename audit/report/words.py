@@ -26,6 +26,7 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     features_sentence,
     finding,
     flags_sentences,
+    headline_auc,
     provenance_sentence,
     set_level_sentences,
     settings_words,
@@ -159,13 +160,14 @@ def _not_resolvable(report):
 def _high(report):
     tail, head = attack_of(report, report["verdict"]["tail_attack"]), attack_of(report, report["verdict"]["headline_attack"])
     low = tpr_of(tail, 0.01)["low"]
-    ranks = clears_chance(head["auc"])
+    lead = headline_auc(report)
+    ranks = clears_chance(lead)
     if low is not None and (low >= 0.03 or (low >= 0.01 and not ranks)):
         reason = f"An attacker {ACCESS[tail['threat_model']]} names at least {fmt.percent_down(low)} of these members while wrongly accusing 1 in 100 outsiders."
     elif not ranks:
         reason = f"Members score higher than non-members beyond chance ({fmt.p_value(report['permutation']['p_value'])}, permutation test over all attacks)."
     else:
-        reason = f"An attacker {ACCESS[head['threat_model']]} ranks a random member above a random non-member in at least {fmt.percent_down(head['auc']['low'])} of cases."
+        reason = f"An attacker {ACCESS[head['threat_model']]} ranks a random member above a random non-member in at least {fmt.percent_down(lead['low'])} of cases."
     return (
         "This checkpoint gives its training images away.",
         reason,

@@ -177,24 +177,14 @@ def test_another_preset_is_priced_anew_and_the_old_price_is_gone(store):
 
 
 def test_a_failed_self_test_stops_the_start(store):
-    app = page()
-    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
-    step(app, "images")
-    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
-    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
     hint = "Prediction type v_prediction gives 0.04: set prediction_type in scheduler_config.json."
-    answer(store, checkpoint=INFO, images=IMAGES, self_test={"passed": False, "error": 0.97, "baseline": 0.4, "per_t": [], "hint": hint})
+    app = images_step(store, self_test={"passed": False, "error": 0.97, "baseline": 0.4, "per_t": [], "hint": hint}, price=None)
     step(app, "price")
     assert app.button(key="new_start").disabled and has(app, f"Self-test failed. Denoising error 0.970, no better than an untrained network. {hint}")
 
 
 def test_a_full_disk_stops_the_start(store):
-    app = page()
-    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
-    step(app, "images")
-    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
-    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
-    answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE | {"disk_bytes": 10**18})
+    app = images_step(store, price=PRICE | {"disk_bytes": 10**18})
     step(app, "price")
     assert app.button(key="new_start").disabled and has(app, "this audit writes 1,000,000,000.0 GB. Free space or set AUDIT_HOME elsewhere.")
 
@@ -339,14 +329,14 @@ def manifest(store):
     return str(file.resolve())
 
 
-def images_step(store):
+def images_step(store, self_test=SELF_TEST, price=PRICE):
     """The page at step 2 with both sets chosen, the first check answered."""
     app = page()
     app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
     step(app, "images")
     app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
     app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
-    answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE)
+    answer(store, checkpoint=INFO, images=IMAGES, self_test=self_test, **({} if price is None else {"price": price}))
     return app.run()
 
 
