@@ -149,7 +149,7 @@ def test_a_click_on_a_cell_moves_the_slider_the_address_and_your_card(home, tmp_
             page.wait_for_timeout(300)
             page.mouse.click(*page.evaluate(where, [first, last]))
             page.wait_for_function(f"location.search.includes('win=t%3D{first}&win=t%3D{last}')")
-            assert [s.get_attribute("aria-valuetext") for s in page.get_by_role("slider").all()] == [f"t={first}", f"t={last}"]
+            page.wait_for_function(f"[...document.querySelectorAll('[role=slider]')].map(s => s.getAttribute('aria-valuetext')).join() === 't={first},t={last}'")
             page.get_by_text(fmt.window(first, last)).first.wait_for()
             page.get_by_role("slider").first.press("ArrowRight")
             page.wait_for_function(f"!location.search.includes('win=t%3D{first}&win=t%3D{last}')")
