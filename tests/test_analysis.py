@@ -1,5 +1,6 @@
 """From tables to report.json: the numbers are those of scores.csv, found again by an independent library."""
 
+import functools
 import json
 import shutil
 
@@ -19,7 +20,10 @@ from audit.stats import evaluate
 from audit.stats.crossfit import fold_halves
 from audit.stats.permutation import permutation_test
 from audit.tables import Tables
-from tests.synthetic import STEPS, synthetic_run
+from tests.synthetic import STEPS
+from tests.synthetic import synthetic_run as with_thumbnails
+
+synthetic_run = functools.partial(with_thumbnails, thumbnails=False)
 
 
 @pytest.fixture(scope="module")
