@@ -245,7 +245,7 @@ def _evaluate(attack, result, out):
     """Held-out figures of one attack, on the images that all attacks can score."""
     inside, before, is_member = out.evaluation, out.calibration, out.is_member
     result.calibration_tail = tpr_at_fpr(result.scores[before], is_member[before], TAIL_FPR).tpr or 0.0
-    result.evaluation = evaluate(result.scores[inside], is_member[inside])
+    result.evaluation = evaluate(result.scores[inside], is_member[inside], clusters=out.clusters(inside))
     result.auc = result.evaluation.auc
     if out.halves.crossed:
         result.auc = cross_fitted_auc(_folds(out, lambda fold: result.sweep))
@@ -257,11 +257,11 @@ def _evaluate(attack, result, out):
 
 
 def _folds(out, trial_of):
-    """Per repeat the two (scores, labels) of its halves, each at the settings that the other half chose. Args: trial_of(fold): the Sweep that is read there."""
+    """Per repeat the two (scores, labels, clusters) of its halves, each at the settings that the other half chose. Args: trial_of(fold): the Sweep that is read there."""
     pairs = []
     for fold, half in enumerate(out.halves.choosing):
         trial, judged = trial_of(fold), ~half & out.kept
-        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged]))
+        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged], out.clusters(judged)))
     return list(zip(pairs[::2], pairs[1::2], strict=True))
 
 
@@ -300,9 +300,13 @@ def _direction(out):
     reverse = permutation_test(scores, labels, out.seed, clusters=out.clusters(inside))
     if -reverse.lowest_rank_z > perm.highest_rank_z:  # the declared direction is the weaker one
         name = min(scores, key=lambda n: reverse.z[n]["rank"])
-        return Direction(name, lowest[name].settings(), auc_interval(scores[name], labels), reverse.lowest_rank_z, reverse.lowest_rank_point)
+        return Direction(name, lowest[name].settings(), _interval(out, scores[name], inside), reverse.lowest_rank_z, reverse.lowest_rank_point)
     name = min(perm.z, key=lambda n: perm.z[n]["rank"])
-    return Direction(name, out.attacks[name].choice.settings(), auc_interval(out.attacks[name].scores[inside], labels), perm.lowest_rank_z, perm.lowest_rank_point)
+    return Direction(name, out.attacks[name].choice.settings(), _interval(out, out.attacks[name].scores[inside], inside), perm.lowest_rank_z, perm.lowest_rank_point)
+
+
+def _interval(out, scores, inside):
+    return auc_interval(scores, out.is_member[inside], out.clusters(inside))
 
 
 def _crossed_direction(columns, out):
@@ -312,7 +316,7 @@ def _crossed_direction(columns, out):
     trial = out.attacks[name].sweep
     row = trial.worst(everybody)
     counts = -perm.lowest_rank_z > perm.highest_rank_z
-    return Direction(name, trial.candidates[row].settings(), auc_interval(columns[name][row], out.is_member[out.judged]), perm.lowest_rank_z, perm.lowest_rank_point, counts)
+    return Direction(name, trial.candidates[row].settings(), _interval(out, columns[name][row], out.judged), perm.lowest_rank_z, perm.lowest_rank_point, counts)
 
 
 def _control(out, juries):
@@ -329,6 +333,8 @@ def _control(out, juries):
     columns = {n: a.scores[inside] for n, a in out.done.items()}
     critical = permutation_test(columns, out.is_member[inside], out.seed).critical_z if out.halves.crossed else out.permutation.critical_z
     out.controls.append(planted_leak(columns, out.is_member[inside], out.headline, critical, out.seed))
+    if out.measured.known_leak is not None:
+        out.controls.append(out.measured.known_leak)
 
 
 def _per_image_and_set(out):
@@ -336,7 +342,7 @@ def _per_image_and_set(out):
     inside, before, is_member, request = out.evaluation, out.calibration, out.is_member, out.measured.request
     lead = out.attacks[out.headline]
     out.flags = flag(lead.scores[before & ~is_member], lead.scores[inside], is_member[inside])
-    out.set_level = set_level({n: a.scores[out.kept] for n, a in out.done.items()}, is_member[out.kept], out.halves.calibration[out.kept], out.seed)
+    out.set_level = set_level({n: a.scores[out.kept] for n, a in out.done.items()}, is_member[out.kept], out.halves.calibration[out.kept], out.seed, out.clusters(out.kept))
     if out.measured.provenance["kind"] in RANDOM:
         alone = np.zeros(len(is_member), bool)
         alone[np.unique(out.measured.clusters, return_index=True)[1]] = True  # near duplicates shared one coin: one image stands for them

@@ -81,6 +81,8 @@ def _parser():
     report.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
     report.add_argument("--html", type=path_given, required=True, metavar="F", help="file to write")
     report.add_argument("--thumbnails", action="store_true", help="include thumbnails: the report then shows training images")
+    control = command("control", _control, "run the same settings on the bundled leaky checkpoint, and add the outcome to a finished run as a control")
+    control.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
     split = command("split", _split, "draw members and non-members at random, before training, and write the manifest that later audits verify against")
     split.add_argument("folder", type=path_given, metavar="FOLDER", help="folder, .zip or .npz of images")
     split.add_argument("--out", type=path_given, required=True, metavar="F", help="manifest to write; an existing file is refused")
@@ -244,6 +246,29 @@ def _run(args):
     if wait(config, job.id) == INTERRUPTED:
         return INTERRUPTED
     return INCONCLUSIVE if print_result(job.folder) == "inconclusive" else OK
+
+
+def _control(args):
+    from audit import config as configuration
+    from audit.analysis import analyse
+    from audit.cli_progress import print_result, wait
+    from audit.files import write_json
+    from audit.jobs.submit import submit_audit
+    from audit.known_leak import FILE, found_in, request_like
+    from audit.measured import read_measured
+    from audit.report.run import open_run
+
+    folder = Path(args.folder).expanduser().resolve()
+    open_run(folder)
+    config = _loaded(configuration)
+    job, created = submit_audit(config, request_like(read_measured(folder).request))
+    print(f"{job.name} · job {job.id} · {job.folder}" + ("" if created else " · already known"), flush=True)
+    if wait(config, job.id) == INTERRUPTED:
+        return INTERRUPTED
+    write_json(folder / FILE, found_in(open_run(job.folder).report))
+    analyse(folder)
+    print_result(folder)
+    return OK
 
 
 def _inspect(args):

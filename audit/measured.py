@@ -11,7 +11,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from audit.errors import RunFolderError
+from audit.known_leak import known_leak
 from audit.request import Request
+from audit.stats.controls import Control
 from audit.tables import Tables
 
 
@@ -26,13 +28,14 @@ class Features:
 
 @dataclass(frozen=True)
 class Measured:
-    """request: Request; queries, facts: the parsed queries.json and measurement.json; tables: Tables; features: Features."""
+    """request: Request; queries, facts: the parsed queries.json and measurement.json; tables: Tables; features: Features; known_leak: Control or None."""
 
     request: Request
     queries: dict
     facts: dict
     tables: Tables
     features: Features
+    known_leak: Control | None = None
 
     @cached_property
     def is_member(self):
@@ -81,4 +84,4 @@ def read_measured(folder):
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         what = "request.json, queries.json, measurement.json, features.npz or the tables"
         raise RunFolderError(f"{folder.name} is damaged, or of another version: {what} cannot be read or do not belong together. Run the audit again.") from None
-    return Measured(request, queries, facts, tables, features)
+    return Measured(request, queries, facts, tables, features, known_leak(folder))

@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 from audit import format as fmt
+from audit.known_leak import FILE
 from audit.report import series
 from audit.report.parts import CONTROL_NAMES, attack_of, blind_of, control_row, curve_images, settings_words, title_of, tpr_of
 from audit.tables import stem
@@ -164,6 +165,9 @@ def _control(run, control):
     _, result, outcome = control_row(run.report, control)
     q, name = run.report["queries"], control["name"]
     judged = f"{fmt.count(q['evaluation_nonmembers'])} non-members" if name == "nonmembers_twice" else _judged(run.report)
+    if name == "bundled_leaky":
+        how = "this run's settings on the bundled leaky checkpoint and its own images, in a job of its own"
+        return Evidence(name, f"Control: {CONTROL_NAMES[name]}", result, outcome, "its own query images", "evaluation half", how, "", (FILE,), ("python -m audit control DIR",))
     how = {
         "shuffled_labels": "labels mixed at random before the settings were chosen",
         "nonmembers_twice": "half of the non-members, drawn at random, play the members",

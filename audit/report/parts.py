@@ -7,7 +7,12 @@ from audit import format as fmt
 from audit.attacks import ATTACKS
 
 BLIND_NOT_CHECKED = "Whether the sets differ without the model: not checked yet"
-CONTROL_NAMES = {"shuffled_labels": "Shuffled labels", "nonmembers_twice": "Non-members against non-members", "planted_leak": "Planted leak"}
+CONTROL_NAMES = {
+    "shuffled_labels": "Shuffled labels",
+    "nonmembers_twice": "Non-members against non-members",
+    "planted_leak": "Planted leak",
+    "bundled_leaky": "Bundled leaky checkpoint",
+}
 CONTAMINATED = (0.05, 0.10)  # shares of the non-members that may have been trained on all the same
 SHOWS_TOO = "A difference between the sets would show in the same way."
 DIFFERENCE_KINDS = ("sets-differ", "near")
@@ -152,6 +157,9 @@ def control_row(report, control):
     if control["name"] == "planted_leak":
         p = "" if control.get("p_value") is None else f" ({fmt.p_value(control['p_value'])})"
         return name, f"AUC {fmt.auc(control['auc'])} planted", f"found{p}, as it must be" if control["passed"] else f"not found{p}: a fault in the instrument"
+    if control["name"] == "bundled_leaky":
+        outcome = "found with these settings, as it must be" if control["passed"] else "not found: these settings are too weak"
+        return name, f"AUC {fmt.auc_interval(control['auc'], control['low'], control['high'])}", outcome
     outcome = "chance, as it must be" if control["passed"] else "not chance: a fault in the instrument"
     return name, f"AUC {fmt.auc_interval(control['auc'], control['low'], control['high'])}", outcome
 

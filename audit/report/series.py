@@ -88,6 +88,17 @@ def held_out_members(run):
     return cached(run, "held_out_members", lambda: np.asarray(run.is_member)[run.evaluation])
 
 
+def held_out_clusters(run):
+    """int64 (n,): near duplicates share a number; None where each held-out image stands alone, or images.csv does not say."""
+
+    def make():
+        labels = (run.image_rows or {}).get("cluster")
+        mine = labels[run.evaluation] if labels is not None and (labels >= 0).all() else None
+        return mine if mine is not None and len(np.unique(mine)) < len(mine) else None
+
+    return cached(run, "held_out_clusters", make)
+
+
 def held_out_counts(run):
     """(members, non-members) held out."""
     labels = held_out_members(run)
@@ -253,7 +264,7 @@ def auc_along(run, table):
         full = by_rows(rows, lambda some: auc_many(-np.asarray(stored.values[some][:, index]), labels))
         pick = thinned(len(rows), keep=(int(np.argmax(full)),))
         rows = rows[pick]
-        limits = [auc_interval(-stored.values[row][index].astype(np.float64), labels) for row in rows]
+        limits = [auc_interval(-stored.values[row][index].astype(np.float64), labels, held_out_clusters(run)) for row in rows]
         low, high = (np.array([np.nan if getattr(i, end) is None else getattr(i, end) for i in limits]) for end in ("low", "high"))
         noise = np.full(len(rows), np.nan)
         if stored.draws > 1:
@@ -335,9 +346,10 @@ def slider_step(table, window, index, is_member, fpr=0.01):
     return Step(scores, roc, roc.area, roc.tpr_at(fpr), drawn(roc))
 
 
-def figures_of(scores, is_member, fpr=0.01):
-    """(Interval of the AUC, TprPoint at `fpr`) of scores on held-out images."""
-    return auc_interval(scores, is_member), tpr_at_fpr(scores, is_member, fpr)
+def figures_of(run, scores, fpr=0.01):
+    """(Interval of the AUC, TprPoint at `fpr`) of scores (n,) on the held-out images."""
+    labels = held_out_members(run)
+    return auc_interval(scores, labels, held_out_clusters(run)), tpr_at_fpr(scores, labels, fpr)
 
 
 def histogram_edges(scores):

@@ -126,6 +126,8 @@ def not_tested(report):
         control = next((c for c in report["controls"] if c["name"] == name), None)
         if control is not None and control["passed"] is None:
             out.append(f"{what}: {control.get('reason') or 'not run'}")
+    if not any(c["name"] == "bundled_leaky" for c in report["controls"]):
+        out.append("Whether these settings work on the bundled checkpoint: python -m audit control DIR")
     for name, what in (("flags", "Flags on single images"), ("set_level", "The set-level test"), ("epsilon_lower_bound", "A lower bound on ε")):
         part = report.get(name) or {}
         if part.get("reason") and part.get(RESULT_OF[name]) in (None, 0):
@@ -258,6 +260,10 @@ def _control(report):
         reason = f"{CONTROL_NAMES.get(failed['name'], failed['name'])} gave no result: {failed.get('reason') or 'no reason is stored'}"
     elif failed["name"] == "planted_leak":
         reason = f"A planted leak of AUC {fmt.auc(failed['auc'])} was not found."
+    elif failed["name"] == "bundled_leaky":
+        shown = fmt.auc_interval(failed["auc"], failed["low"], failed["high"])
+        reason = f"With these settings the known leak of the bundled checkpoint was not found: AUC {shown}."
+        return "This audit cannot decide: a control failed.", reason, "measure more timesteps or draws, or name no single attack."
     else:
         reason = f"{CONTROL_NAMES.get(failed['name'], failed['name'])} gave AUC {fmt.auc_interval(failed['auc'], failed['low'], failed['high'])}; they must give 0.5."
     return "This audit cannot decide: a control failed.", reason, "keep the run folder and report it; do not use its numbers."
