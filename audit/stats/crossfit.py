@@ -86,7 +86,7 @@ class _Placements:
 def _variance(pair, side):
     """Variance of the mean of the V (side 0) or W (side 1) of both halves together."""
     values = np.concatenate([half.values[side] for half in pair])
-    if pair[0].clusters[side] is None:
+    if all(half.clusters[side] is None for half in pair):
         return variance_of_mean(values)[0]
-    labels = np.concatenate([2 * half.clusters[side] + k for k, half in enumerate(pair)])
-    return variance_of_mean(values, labels)[0]
+    own = [np.arange(len(half.values[side])) if half.clusters[side] is None else half.clusters[side] for half in pair]
+    return variance_of_mean(values, np.concatenate([2 * labels + k for k, labels in enumerate(own)]))[0]
