@@ -12,6 +12,15 @@ ATTACKS = Registry(
         "loss_x0": "audit.attacks.loss_x0:LossX0",
         "loss_eps": "audit.attacks.loss_eps:LossEps",
         "gray_intermediate": "audit.attacks.gray_intermediate:GrayIntermediate",
+        "naive_loss": "audit.attacks.naive_loss:NaiveLoss",
+        "pia": "audit.attacks.pia:PIA",
+        "pian": "audit.attacks.pian:PIAN",
+        "secmi": "audit.attacks.secmi:SecMI",
+        "sima": "audit.attacks.sima:SimA",
+        "sima_mc": "audit.attacks.sima_mc:SimAMC",
+        "dime": "audit.attacks.dime:DIME",
+        "dime_m": "audit.attacks.dime_m:DIMEM",
+        "pfami": "audit.attacks.pfami:PFAMI",
     }
 )
 
