@@ -18,7 +18,10 @@ class PIA(SteppedAttack):
         settings=(AT,),
         probes=("pia",),
         tables=("pia_l4",),
-        weaknesses=("one prediction at t = 0 stands for the noise: where the model is poor at the least noisy step, so is the attack", "near chance on large pre-trained latent models"),
+        weaknesses=(
+            "one prediction at t = 0 stands for the noise: where the model is poor at the least noisy step, so is the attack",
+            "near chance on large pre-trained latent models",
+        ),
     )
 
     def value(self, read, choice):
