@@ -83,6 +83,40 @@ def same(a, b):
     return np.allclose(a, b, rtol=1e-5, atol=1e-5 * np.std(b))
 
 
+def plain_scores(name, tables, choice):
+    """The card's formula, image by image, from the stored draws."""
+
+    def mean(table, t, i, first=None):
+        column = list(tables[table].timesteps).index(t)
+        return float(np.mean(tables[table].per_draw[:first, column, i].astype(np.float64)))
+
+    def z(values):
+        return [(v - np.mean(values)) / np.std(values) for v in values]
+
+    rows, t = range(tables[ATTACKS[name].card.tables[0]].images), choice["t"]
+    if name in ("dime", "dime_m"):
+        b, d = ([mean(table, t, i, choice["directions"]) for i in rows] for table in ("dime_bias", "dime_spread"))
+        if name == "dime_m":
+            return [-(b[i] ** 2 - d[i]) for i in rows]
+        zb, zd = z([v * v for v in b]), z(d)
+        return [-np.cos(choice["angle"]) * zb[i] + np.sin(choice["angle"]) * zd[i] for i in rows]
+    if name == "pfami":
+        steps = [s for s in (0, 5, 10, 15, 20, 25, 30, 35, 40, 45) if s <= t]
+        return [np.mean([mean("pfami_crop_mse", s, i) / mean("pfami_mse", s, i) - 1 for s in steps]) for i in rows]
+    table = {"naive_loss": "eps_mse", "sima_mc": "eps_hat_l4", "pia": "pia_l4", "pian": "pian_l4", "secmi": "secmi_l2"}.get(name)
+    table = table or {"scaled": "sima_scaled_l4", "unscaled": "sima_l4"}[choice["query"]]
+    return [-mean(table, t - 1 if choice.get("loop") == "released" else t, i) for i in rows]
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_every_score_agrees_with_the_plain_formula(name, varied):
+    attack = ATTACKS[name]
+    for fixed in ({}, {"loop": "released"}, {"directions": 3}):
+        if set(fixed) <= {s.name for s in attack.card.settings}:
+            for choice in attack.candidates(varied, fixed):
+                np.testing.assert_allclose(attack.score(varied, choice), plain_scores(name, varied, choice.settings()), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", STEPPED)
 def test_every_setting_of_the_card_changes_the_score(name, varied):
     attack = ATTACKS[name]
