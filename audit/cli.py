@@ -88,11 +88,12 @@ def _run_flags(run):
     run.add_argument("--detach", action="store_true", help="submit, print the job's id and return")
     run.add_argument("--name", help="what to call the run (default: the checkpoint's name)")
     run.add_argument("--preset", metavar="|".join(PRESETS), help="how densely to measure (standard)")
-    run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that share the loss grid)")
+    run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that fit --budget)")
     for name, text in (
         ("timesteps", "K, instead of the preset's"),
         ("draws", "S noise draws, instead of the preset's"),
         ("seed", "of noise, split and permutations (0)"),
+        ("budget", "what attacks may cost beyond the loss grid, in loss grids, cheapest first (1; with --attacks all 10; named attacks: no limit)"),
         ("batch-size", "instead of a measured one"),
     ):
         run.add_argument(f"--{name}", type=_whole, metavar="N", help=text)
@@ -110,10 +111,10 @@ def _whole(text):
 def request_from(args):
     """audit.request.Request from parsed `run` flags and the --config file. Raises RequestError."""
     from audit.attacks import check_settings, choose
-    from audit.request import Request
+    from audit.request import BUDGET_OF_ALL, Request
 
     given = _config_file(args.config) if args.config else {}
-    for name in ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch_size", "device", "precision"):
+    for name in ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision"):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     for name in ("checkpoint", "members", "nonmembers"):
@@ -124,7 +125,10 @@ def request_from(args):
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
         given[name] = str(path.resolve())
     attacks = given.get("attacks", ())
-    given["attacks"] = choose([a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks))
+    attacks = [a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks)
+    if "all" in attacks:
+        given.setdefault("budget", BUDGET_OF_ALL)
+    given["attacks"] = choose(attacks) if attacks else ()
     check_settings(given.get("settings", {}))
     given.setdefault("name", Path(given["checkpoint"]).stem)
     out = given.pop("out", None)
@@ -138,7 +142,7 @@ def _config_file(path):
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RequestError(f"--config: {Path(path).name} cannot be read ({type(error).__name__}). Expected YAML with the names of the flags.") from None
-    known = {"checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch-size", "device", "precision", "settings"}
+    known = {"checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch-size", "device", "precision", "settings"}
     if not isinstance(data, dict) or set(data) - known:
         unknown = sorted(set(data) - known)[:3] if isinstance(data, dict) else type(data).__name__
         raise RequestError(f"--config: {Path(path).name} holds {unknown}. Expected only the names {', '.join(sorted(known))}.")

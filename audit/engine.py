@@ -122,7 +122,7 @@ def calls_per_image(plan, denoiser):
 
 def shared_calls(plan, denoiser):
     """Network calls that an audit makes once, however many images it has."""
-    return sum(PROBES[name].shared_calls(_measured(PROBES[name], plan.of(name), denoiser), plan.of(name).draws) for name in plan.probes)
+    return sum(PROBES[name].shared_calls(_measured(PROBES[name], plan.of(name), denoiser), plan.of(name).draws, denoiser) for name in plan.probes)
 
 
 def model_calls(plan, images, denoiser):
@@ -405,7 +405,7 @@ def price(denoiser, x0, plan, device):
         size = _halved(size, device)
     probe, own = _timed(plan)
     calls = 2 * size * probe.row_calls(_measured(probe, own, denoiser), own.draws, len(denoiser.schedule))
-    return Price(sum(took) / calls, size, calls_per_image(plan, denoiser), device.type, _peak_memory(device))
+    return Price(sum(took) / max(1, calls), size, calls_per_image(plan, denoiser), device.type, _peak_memory(device))
 
 
 def _peak_memory(device):

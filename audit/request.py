@@ -10,6 +10,7 @@ from audit.presets import PRESETS
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
+DEFAULT_BUDGET, BUDGET_OF_ALL = 1, 10  # loss grids: without --attacks, and with --attacks all
 NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
 
 
@@ -24,6 +25,7 @@ class Request:
         attacks: canonical names, or empty for all that fit the budget.
         seed: of noise, splits and permutations; device, batch_size (None = found by a probe), precision.
         settings: {attack: {setting: value}}: fixed by the user instead of chosen on the calibration half.
+        budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
     """
 
     checkpoint: str
@@ -39,6 +41,7 @@ class Request:
     batch_size: int | None = None
     precision: str = "fp32"
     settings: dict = field(default_factory=dict)
+    budget: int | None = None
 
     def __post_init__(self):
         for name, allowed in (("preset", tuple(PRESETS)), ("device", DEVICES), ("precision", PRECISIONS)):
@@ -50,6 +53,8 @@ class Request:
                 raise RequestError(f"--{name.replace('_', '-')} is {value}. Expected a whole number of at least 1.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise RequestError(f"--seed is {self.seed}. Expected a whole number from 0 to 2^63 - 1.")
+        if self.budget is not None and (not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0):
+            raise RequestError(f"--budget is {self.budget}. Expected a whole number of loss grids, 0 or more.")
 
     @property
     def grid_size(self):
@@ -60,6 +65,11 @@ class Request:
     def noise_draws(self):
         """S."""
         return self.draws if self.draws is not None else PRESETS[self.preset].draws
+
+    @property
+    def attack_budget(self):
+        """Loss grids that attacks may cost beyond the first one, or None for no limit."""
+        return self.budget if self.budget is not None or self.attacks else DEFAULT_BUDGET
 
     def to_json(self):
         """Plain dict; `from_json` is its inverse."""

@@ -23,6 +23,7 @@ class RowSource:
         self._columns, self._timesteps = torch.as_tensor(columns), torch.as_tensor(plan.timesteps, dtype=torch.int64)
         self._bank = bank(int(plan.seed), probe.name, tuple(x0.shape[1:]), int(plan.draws) * probe.NOISES_PER_DRAW)
         self._noise = None if noise is None else as_noise(noise, plan, x0)
+        self._shared = None
 
     def rows(self, first, last):
         """Rows first … last-1; a number beyond the end starts over (for timing)."""
@@ -46,11 +47,11 @@ class RowSource:
         return eps.index_select(0, self._send(place))
 
     def _shared_noise(self):
-        """(S,NOISES_PER_DRAW,C,H,W) at the noisiest measured timestep, or None."""
-        if self._probe.DRAWS == 0:
-            return None
-        t, per_draw = int(self._timesteps[self._columns].max()), self._probe.NOISES_PER_DRAW
-        return self._send(torch.stack([torch.stack([self._bank.eps(t, s * per_draw + g) for g in range(per_draw)]) for s in range(self.draws)]))
+        """(S,NOISES_PER_DRAW,C,H,W), or None; drawn once, and as of t = 0, because it belongs to no single timestep."""
+        if self._probe.DRAWS != 0 and self._shared is None:
+            each = self._probe.NOISES_PER_DRAW
+            self._shared = self._send(torch.stack([torch.stack([self._bank.eps(0, s * each + g) for g in range(each)]) for s in range(self.draws)]))
+        return self._shared
 
     def _draw(self, position, draw):
         column = int(self.columns[position])

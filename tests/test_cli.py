@@ -56,6 +56,7 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, words, capsys):
         (["--device", "tpu"], "Expected one of auto"),
         (["--precision", "fp8"], "Expected one of fp32"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--budget", "-1"], "--budget is -1"),
     ],
 )
 def test_bad_flags_of_run(paths, more, words, capsys):
@@ -73,6 +74,16 @@ def test_a_flag_wins_over_the_config_file(paths):
     file.write_text(yaml.safe_dump({"pressure": "high"}))
     with pytest.raises(RequestError, match="pressure"):
         request_from(_parser().parse_args(run_flags(paths, "--config", str(file))))
+
+
+def test_the_budget_follows_from_the_attacks_unless_it_is_given(paths):
+    def asked(*more):
+        request, _ = request_from(_parser().parse_args(run_flags(paths, *more)))
+        return request.attacks, request.attack_budget
+
+    assert asked() == ((), 1) and asked("--budget", "3") == ((), 3)
+    assert asked("--attacks", "all") == (tuple(ATTACKS), 10) and asked("--attacks", "all", "--budget", "2") == (tuple(ATTACKS), 2)
+    assert asked("--attacks", "dime") == (("dime",), None) and asked("--attacks", "dime", "--budget", "0") == (("dime",), 0)
 
 
 def test_rescore_report_and_export_on_a_run(tmp_path, capsys):

@@ -15,6 +15,7 @@ PROBES = Registry(
         "sima": "audit.probes.sima:SimA",
         "dime": "audit.probes.dime:DIME",
         "pfami": "audit.probes.pfami:PFAMI",
+        "gray_free": "audit.probes.gray_free:GrayFree",
     }
 )
 

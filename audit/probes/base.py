@@ -57,8 +57,8 @@ class Probe:
         """Network calls of one row. Args: timesteps: ints, the measured ones; draws: S; length: T."""
         return self.CALLS_PER_ROW
 
-    def shared_calls(self, timesteps, draws):
-        """Network calls that an audit makes once for all its images."""
+    def shared_calls(self, timesteps, draws, denoiser):
+        """Network calls that a process makes once for all its images."""
         return 0
 
     def defined(self, denoiser, timesteps):

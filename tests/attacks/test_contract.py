@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from audit.attacks import ATTACKS, check_settings, choose
+from audit.attacks import ATTACKS, check_settings, choose, within_budget
 from audit.attacks.base import THREAT_MODELS
 from audit.attacks.windowed import WindowedAttack
 from audit.errors import RequestError
@@ -118,3 +118,13 @@ def test_unknown_names_and_values_are_refused():
     with pytest.raises(RequestError, match="keep_share is 2"):
         check_settings({"loss_eps": {"keep_share": 2}})
     assert choose(("all",)) == tuple(ATTACKS) == choose(())
+
+
+def test_the_cheapest_attacks_fit_the_budget_and_a_shared_probe_is_paid_once():
+    calls = {"loss_eps": 0, "naive_loss": 0, "dime_m": 44, "pia": 5, "secmi": 12, "dime": 44}
+    assert within_budget(calls, calls, 40, None) == (tuple(calls), {})
+    chosen, skipped = within_budget(calls, calls, 40, 1)
+    assert chosen == ("loss_eps", "naive_loss", "pia", "secmi") and set(skipped) == {"dime", "dime_m"} and "--budget 2" in skipped["dime"]
+    assert within_budget(calls, calls, 40, 2) == (tuple(calls), {})  # 61 of 80, with the probe of both DIMEs once
+    assert within_budget(calls, calls, 40, 0)[0] == ("loss_eps", "naive_loss")
+    assert within_budget(("dime",), calls, 44, 1) == (("dime",), {})

@@ -1,12 +1,13 @@
 """The query probes against slow float64 versions, one image at a time, written from the papers' formulas alone."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from audit.engine import MeasurePlan, own_grids
+from audit.engine import MeasurePlan, calls_per_image, measure_block, model_calls, own_grids, shared_calls
 from audit.errors import RequestError
 from audit.noise import NoiseBank
 from audit.probes import PROBES, measure
@@ -102,6 +103,21 @@ def zoomed(x, share=0.95 - 5 * 0.25 / 9):
     return out
 
 
+def plain_gray_free(p, x, t, starts, steps):
+    """The mean squared distance to the nearest of the pictures shown at t, one generation after the other."""
+    found = []
+    for y in starts:
+        for step, to in zip(steps[:0:-1], steps[-2::-1], strict=True):
+            if step == t:
+                break
+            eps = p.eps(y, step)
+            x0 = np.clip((y - math.sqrt(1 - p.abar[step]) * eps) / math.sqrt(p.abar[step]), -1, 1)
+            y = math.sqrt(p.abar[to]) * x0 + math.sqrt(1 - p.abar[to]) * eps
+        x0 = np.clip((y - math.sqrt(1 - p.abar[t]) * p.eps(y, t)) / math.sqrt(p.abar[t]), -1, 1)
+        found.append(np.mean((np.round((x0 + 1) * 127.5) / 127.5 - 1 - x) ** 2))
+    return min(found)
+
+
 PLAIN = {"pia": plain_pia, "pian": plain_pian, "secmi": plain_secmi, "sima": plain_sima, "dime": plain_dime, "pfami": plain_pfami}
 DRAWS = {"dime": 3, "pfami": 2}
 
@@ -149,6 +165,32 @@ def test_every_table_agrees_with_the_plain_version(name, kind):
             # float32: differences of predictions of size 1 keep 1e-7 of that, whatever is left of them; squared, of their own size
             got = np.array([single[table][i, k] for table in PROBES[name].TABLES])
             np.testing.assert_allclose(got, slow, rtol=1e-5 if kind in ("epsilon", "learned") else 1e-3, atol=1e-5, err_msg=f"{kind} t={t}")
+
+
+@pytest.mark.parametrize("kind", models())
+def test_free_generations_agree_with_the_plain_version(kind):
+    model, x0 = models()[kind], images(3, dtype=torch.float64)
+    plain, bank = Plain(model), NoiseBank(4, "gray_free", SHAPE, 32)
+    starts = torch.stack([bank.eps(0, g) for g in range(32)]).double()
+    exact = PROBES["gray_free"].rows(model, Rows(x0, starts[None], torch.tensor(STEPS)), True)[0, :, :, 0]
+    single = measure(model, x0.float(), STEPS, probe="gray_free", seed=4)["gray_free_mse"]
+    for i in range(3):
+        for k, t in enumerate(STEPS):
+            slow = plain_gray_free(plain, x0[i].numpy(), t, starts.numpy(), tuple(range(T)))
+            assert exact[i, k].item() == pytest.approx(slow, rel=1e-9, abs=1e-12)
+            assert single[i, k] == pytest.approx(slow, rel=1e-3, abs=1e-6)  # at a rounding boundary one pixel of 60 may move by 1/127.5
+
+
+def test_generations_are_made_once_for_all_shards_and_again_for_other_noise():
+    model, x0 = denoiser(), images(9)
+    plan = MeasurePlan(STEPS, probes=("gray_free",), own=(("gray_free", STEPS, 2),))
+    parts = [measure_block(model, x0[i : i + 3], plan)["gray_free_mse"] for i in (0, 3, 6)]
+    assert model.network.calls == shared_calls(plan, model) == 2 * 32 * 19 == model_calls(plan, 9, model) and calls_per_image(plan, model) == 0  # t = 19 down to 1
+    assert np.array_equal(np.concatenate(parts, axis=1), measure_block(denoiser(), x0, plan)["gray_free_mse"])
+    other = measure_block(model, x0[:3], replace(plan, seed=1))["gray_free_mse"]
+    assert model.network.calls == 2 * 2 * 32 * 19 and not np.array_equal(other, parts[0])
+    with pytest.raises(RequestError, match=r"asked for t = 1\. Expected steps of its generation: 0, 53, 105"):
+        measure(denoiser(betas=np.full(1000, 1e-3)), x0, [1], probe="gray_free")
 
 
 def test_the_crop_is_the_plain_one_at_the_released_share():
@@ -202,8 +244,6 @@ def test_divergence_of_the_gaussian_is_its_closed_form():
 
 
 def test_the_exact_probes_keep_float32_in_a_run_of_lower_precision():
-    from audit.engine import measure_block
-
     for name in ("pia", "pian", "secmi", "dime", "pfami"):
         low, full = (measure_block(denoiser(), images(3), MeasurePlan(STEPS, probes=(name,), precision=precision)) for precision in ("bf16", "fp32"))
         assert all(np.array_equal(low[table], full[table]) for table in full)
