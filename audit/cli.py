@@ -14,10 +14,10 @@ from audit.presets import PRESETS
 from audit.request import DEVICES, PRECISIONS
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
-RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch_size", "device", "precision")
+RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
 RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp")
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
-KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "batch_size"), (int,))
+KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size"), (int,))
 EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
 OK, COULD_NOT_RUN, INCONCLUSIVE, INTERRUPTED = 0, 2, 3, 130
 
@@ -104,11 +104,12 @@ def _run_flags(run):
     run.add_argument("--detach", action="store_true", help="submit, print the job's id and return")
     run.add_argument("--name", help="what to call the run (default: the checkpoint's name)")
     run.add_argument("--preset", metavar="|".join(PRESETS), help="how densely to measure (standard)")
-    run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that share the loss grid)")
+    run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that fit --budget)")
     for name, text in (
         ("timesteps", "K, instead of the preset's"),
         ("draws", "S noise draws, instead of the preset's"),
         ("seed", "of noise, split and permutations (0)"),
+        ("budget", "what attacks may cost beyond the loss grid, in loss grids, cheapest first (1; with --attacks all 10; named attacks: no limit)"),
         ("batch-size", "instead of a measured one"),
     ):
         run.add_argument(f"--{name}", type=_whole, metavar="N", help=text)
@@ -130,7 +131,7 @@ def _whole(text):
 def request_from(args):
     """audit.request.Request from parsed `run` flags and the --config file. Raises RequestError."""
     from audit.attacks import check_settings, choose
-    from audit.request import Request
+    from audit.request import BUDGET_OF_ALL, Request
 
     given = _config_file(args.config) if args.config else {}
     for name in RUN_NAMES:
@@ -151,7 +152,10 @@ def request_from(args):
             raise RequestError(f"--manifest: {path.name} was not found. Expected the file that python -m audit split wrote: check the path.")
         given["manifest"] = str(path)
     attacks = given.get("attacks", ())
-    given["attacks"] = choose([a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks))
+    attacks = [a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks)
+    if "all" in attacks:
+        given.setdefault("budget", BUDGET_OF_ALL)
+    given["attacks"] = choose(attacks) if attacks else ()
     check_settings(given.get("settings", {}))
     given.setdefault("name", Path(given["checkpoint"]).stem)
     out = given.pop("out", None)

@@ -11,6 +11,7 @@ from audit.presets import PRESETS
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
+DEFAULT_BUDGET, BUDGET_OF_ALL = 1, 10  # loss grids: without --attacks, and with --attacks all
 NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
 
 
@@ -28,6 +29,7 @@ class Request:
         manifest: absolute path of the manifest of a split that `split` drew, or None.
         randomised_split: the owner's word that the split was drawn at random before training; not together with a manifest, which shows it.
         claimed_dp: (ε, δ) that somebody claims for the training, to be checked, or None; ε above 0, δ from 0 to below 1.
+        budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
     """
 
     checkpoint: str
@@ -46,6 +48,7 @@ class Request:
     manifest: str | None = None
     randomised_split: bool = False
     claimed_dp: tuple[float, float] | None = None
+    budget: int | None = None
 
     def __post_init__(self):
         for name in ("checkpoint", "members", "nonmembers", "name"):
@@ -72,6 +75,8 @@ class Request:
             raise RequestError("--manifest and --randomised-split were both given. Expected one: a manifest shows what the other only says.")
         if self.claimed_dp is not None:
             object.__setattr__(self, "claimed_dp", dp_claim(self.claimed_dp))
+        if self.budget is not None and (not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0):
+            raise RequestError(f"--budget is {self.budget}. Expected a whole number of loss grids, 0 or more.")
 
     @property
     def grid_size(self):
@@ -82,6 +87,11 @@ class Request:
     def noise_draws(self):
         """S."""
         return self.draws if self.draws is not None else PRESETS[self.preset].draws
+
+    @property
+    def attack_budget(self):
+        """Loss grids that attacks may cost beyond the first one, or None for no limit."""
+        return self.budget if self.budget is not None or self.attacks else DEFAULT_BUDGET
 
     def to_json(self):
         """Plain dict; `from_json` is its inverse."""

@@ -18,6 +18,7 @@ from audit.request import Request
 from audit.tables import write_tables
 
 STEPS = 1000
+ATTACKS = ("loss_vlb", "loss_x0", "loss_eps", "gray_intermediate")  # one for each loss table that is made up here
 CREATED = "2026-01-02T03:04:05Z"
 
 
@@ -70,7 +71,7 @@ def synthetic_run(
     if edit:
         edit(tables)
     write_tables(folder / "tables", n, {name: ("timestep", t) for name in tables}, [(0, tables)])
-    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps)
+    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps, attacks=ATTACKS)
     queries = {
         "images": [
             {"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m), "cluster": int(c), "source_sha256": hashlib.sha256(f"file {k}".encode()).hexdigest()}

@@ -72,6 +72,7 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, words, capsys):
         (["--claimed-dp", "3"], "--claimed-dp is '3'. Expected EPS,DELTA such as 3,1e-5."),
         (["--randomised-split", "--manifest", "x.json"], "not allowed with argument"),
         (["--manifest", "/nowhere/x.json"], "--manifest: x.json was not found"),
+        (["--budget", "-1"], "--budget is -1"),
     ],
 )
 def test_bad_flags_of_run(paths, more, words, capsys):
@@ -203,6 +204,16 @@ def test_a_request_or_report_that_cannot_be_parsed(run_folder, tmp_path):
         (tmp_path / "request.json").write_text(request)
         with pytest.raises(RunFolderError, match="is damaged"):
             open_run(tmp_path)
+
+
+def test_the_budget_follows_from_the_attacks_unless_it_is_given(paths):
+    def asked(*more):
+        request, _ = request_from(_parser().parse_args(run_flags(paths, *more)))
+        return request.attacks, request.attack_budget
+
+    assert asked() == ((), 1) and asked("--budget", "3") == ((), 3)
+    assert asked("--attacks", "all") == (tuple(ATTACKS), 10) and asked("--attacks", "all", "--budget", "2") == (tuple(ATTACKS), 2)
+    assert asked("--attacks", "dime") == (("dime",), None) and asked("--attacks", "dime", "--budget", "0") == (("dime",), 0)
 
 
 def test_rescore_report_and_export_on_a_run(tmp_path, capsys):

@@ -3,6 +3,8 @@
 An attack is one file with one class and one line here; contract tests, forms, README's table and the report pick it up by themselves.
 """
 
+import math
+
 from audit.errors import RequestError
 from audit.registry import Registry
 
@@ -12,6 +14,16 @@ ATTACKS = Registry(
         "loss_x0": "audit.attacks.loss_x0:LossX0",
         "loss_eps": "audit.attacks.loss_eps:LossEps",
         "gray_intermediate": "audit.attacks.gray_intermediate:GrayIntermediate",
+        "gray_free": "audit.attacks.gray_free:GrayFree",
+        "naive_loss": "audit.attacks.naive_loss:NaiveLoss",
+        "pia": "audit.attacks.pia:PIA",
+        "pian": "audit.attacks.pian:PIAN",
+        "secmi": "audit.attacks.secmi:SecMI",
+        "sima": "audit.attacks.sima:SimA",
+        "sima_mc": "audit.attacks.sima_mc:SimAMC",
+        "dime": "audit.attacks.dime:DIME",
+        "dime_m": "audit.attacks.dime_m:DIMEM",
+        "pfami": "audit.attacks.pfami:PFAMI",
     }
 )
 
@@ -26,6 +38,27 @@ def choose(names):
     if unknown:
         raise RequestError(f"There is no attack {str(unknown[0])[:40]!r}. Expected one of {', '.join(ATTACKS)}.")
     return tuple(n for n in ATTACKS if not names or "all" in names or n in names)
+
+
+def within_budget(names, calls, grid_calls, budget):
+    """Which attacks run when together they may cost so much: the cheapest first; a probe that several read is paid once.
+
+    Args:
+        names: canonical names; calls: {name: network calls per image that its probes cost beyond the loss grid}, 0 where the grid has its tables.
+        grid_calls: network calls per image of the loss grid; budget: in loss grids, None = no limit.
+    Returns: (names that run, in the order given; {name: reason} of the others).
+    """
+    spent, paid, skipped = 0, set(), {}
+    for name in sorted(names, key=calls.get):
+        probes = ATTACKS[name].card.probes
+        cost = 0 if probes in paid else calls[name]
+        if budget is not None and spent + cost > budget * grid_calls:
+            enough = math.ceil((spent + cost) / grid_calls)
+            skipped[name] = f"over the budget: {cost:,} more model calls per image, after {spent:,} of {budget * grid_calls:,} are spent; --budget {enough} has room for it"
+        else:
+            spent += cost
+            paid.add(probes)
+    return tuple(n for n in names if n not in skipped), {n: skipped[n] for n in names if n in skipped}
 
 
 def check_settings(settings):

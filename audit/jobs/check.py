@@ -163,12 +163,12 @@ class Check:
             self._say(price=self._price(priced, counted["members"] + counted["nonmembers"], "cpu" if on_cpu else wanted))
 
     def _price(self, probed, images, kind):
-        calls = images * self.facts.calls_per_image
+        calls = self.facts.calls(images)
         seconds = calls * probed.seconds_per_call / (self.engine.workers if kind != "cpu" else 1)
         shape, plan = self.opened.info["image_shape"], self.facts.plan
         return {
             "seconds": seconds, "low": seconds * (1 - PRICE_RANGE), "high": seconds * (1 + PRICE_RANGE), "model_calls": calls, "calls_per_image": self.facts.calls_per_image,
-            "memory_bytes": probed.memory_bytes, "disk_bytes": disk_bytes(images, int(np.prod(shape)), len(plan["timesteps"]), plan["draws"], len(self.facts.specs)),
+            "memory_bytes": probed.memory_bytes, "disk_bytes": disk_bytes(images, int(np.prod(shape)), len(plan["timesteps"]), plan["draws"], self.facts.full_tables),
             "seconds_per_call": probed.seconds_per_call, "batch_size": probed.batch_size, "device": self.opened.device_words if kind == "cpu" else kind,
         }  # fmt: skip
 

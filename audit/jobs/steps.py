@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from audit import __version__
-from audit.attacks import ATTACKS, choose
 from audit.errors import HomeError
 from audit.files import write_json
 from audit.jobs import tasks
@@ -62,10 +61,9 @@ def value_of(outcome):
 
 def wish_of(request):
     """What a Request asks of the measurement, as tasks.facts_of takes it."""
-    probes = {probe for name in choose(request.attacks) for probe in ATTACKS[name].card.probes}
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
-        "precision": request.precision, "probes": tuple(sorted(probes)),
+        "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget,
     }  # fmt: skip
 
 
@@ -132,7 +130,7 @@ class Audit:
         self.queries = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))
         self.count = len(self.queries["images"])
         self.provenance = provenance_of(self.request, self.queries)
-        self.ticket.update(total_images=self.count, total_calls=self.count * self.facts.calls_per_image)
+        self.ticket.update(total_images=self.count, total_calls=self.facts.calls(self.count))
         self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
 
     def _key(self):
@@ -164,8 +162,8 @@ class Audit:
         self.ticket.log.write(f"{len(self.shards)} shards of at most {kept['shard_images']} images, batch size {kept['batch_size']}, {kept['seconds_per_call']:.3g} s a call")
 
     def _check_disk(self):
-        timesteps = len(self.facts.plan["timesteps"])
-        needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], len(self.facts.specs))
+        timesteps, tables = len(self.facts.plan["timesteps"]), self.facts.full_tables
+        needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], tables)
         free = shutil.disk_usage(self.folder).free
         if free < 2 * needed:
             raise HomeError(f"Disk: {free / 1e9:.1f} GB free, this audit writes {needed / 1e9:.1f} GB and needs twice that while it runs. Free space or set AUDIT_HOME elsewhere.")
@@ -178,7 +176,8 @@ class Audit:
         self.seconds = {s.index: kept for s in self.shards if (kept := self.shards_at.seconds_if_intact(s)) is not None}
         todo = [s for s in self.shards if s.index not in self.seconds]
         self.kept_seconds = sum(self.seconds.values())
-        ticket.phase(" and ".join(f"{name} probe".capitalize() for name in self.facts.plan["probes"]))
+        names = self.facts.plan["probes"]
+        ticket.phase(f"{', '.join(names)} probe{'' if len(names) == 1 else 's'}".capitalize())
         self._begun, self._new_images = time.monotonic(), 0
         self._progress()
         flag = self.engine.flag(f"{ticket.job.id}-{secrets.token_hex(4)}")
@@ -237,7 +236,7 @@ class Audit:
         images = sum(self.shards[i].images for i in self.seconds)
         rate = self._new_images / max(1e-6, time.monotonic() - self._begun)
         self.ticket.update(
-            done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=images * self.facts.calls_per_image, images_per_s=round(rate, 3)
+            done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=self.facts.calls(images), images_per_s=round(rate, 3)
         )
 
     # ------------------------------------------------------------------ afterwards
@@ -262,7 +261,7 @@ class Audit:
 
     def _measurement(self):
         plan, seconds, job = self.settings, sum(self.seconds.values()), self.ticket.job
-        calls = self.count * self.facts.calls_per_image
+        calls = self.facts.calls(self.count)
         return {
             "run": {"id": job.id, "name": job.name, "created": datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
             "checkpoint": self.opened.info,
@@ -272,6 +271,8 @@ class Audit:
             "measurement": {
                 "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
                 "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
+                "model_calls_once": self.facts.shared_calls, "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
+                "skipped": self.facts.skipped,
             },
             "cost": {"model_calls": calls, "seconds": seconds, "device": self.opened.device_words, "throughput": self.count * self.engine.workers / max(1e-6, seconds)},
             "versions": {

@@ -9,12 +9,13 @@ import threading
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 SELF_TEST_IMAGES = 64
+SHARED_BY = 200  # images that calls made once are spread over when a budget is counted: the checkpoint is opened before the images are
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Facts:
     Attributes:
         plan: keywords of audit.engine.MeasurePlan, batch_size as asked (None = not known yet); specs: {table: (axis, timesteps or None)}.
         calls_per_image: network calls; values_per_image: float32 numbers that come back; versions: {probe: VERSION}.
+        shared_calls: network calls that are made once for all images; skipped: {attack: reason} of those beyond the budget.
     """
 
     plan: dict
@@ -69,6 +71,17 @@ class Facts:
     calls_per_image: int
     values_per_image: int
     versions: dict
+    shared_calls: int = 0
+    skipped: dict = field(default_factory=dict)
+
+    def calls(self, images):
+        """Network calls of so many images."""
+        return images * self.calls_per_image + self.shared_calls if images else 0
+
+    @property
+    def full_tables(self):
+        """As many tables with every timestep and draw of the grid hold these numbers."""
+        return -(-self.values_per_image // (len(self.plan["timesteps"]) * self.plan["draws"]))
 
 
 @dataclass(frozen=True)
@@ -215,18 +228,42 @@ def open_network(place, wish):
 def facts_of(denoiser, wish):
     """Facts of a plan on this network.
 
-    Args: wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, probes.
+    Args: wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit).
+    Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
     from audit.presets import grid
     from audit.probes import PROBES
 
-    settings = {k: v for k, v in wish.items() if k != "grid_size"} | {"timesteps": tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule))), "clip": None}
-    settings["probes"] = tuple(settings["probes"])
+    timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
+    settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
+    probes, skipped = _affordable(denoiser, settings, wish["attacks"], wish["budget"])
+    settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
     plan = engine.MeasurePlan(**settings)
     specs = engine.specs(plan, denoiser.schedule)
-    values = plan.draws * sum(1 if timesteps is None else len(timesteps) for _, timesteps in specs.values())
-    return Facts(settings, specs, int(engine.calls_per_image(plan, denoiser)), values, {name: PROBES[name].VERSION for name in plan.probes})
+    values = sum(plan.of(name).draws * len(PROBES[name].TABLES) * len(plan.of(name).timesteps) for name in probes)
+    versions = {name: PROBES[name].VERSION for name in probes}
+    return Facts(settings, specs, int(engine.calls_per_image(plan, denoiser)), values, versions, int(engine.shared_calls(plan, denoiser)), skipped)
+
+
+def _affordable(denoiser, settings, attacks, budget):
+    """(probes to run, in registry order; {attack: why it is left out})."""
+    from audit import engine
+    from audit.attacks import ATTACKS, choose, within_budget
+    from audit.errors import RequestError
+    from audit.probes import PROBES
+
+    names = choose(attacks)
+    plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
+    cost = engine.calls_of(plan, denoiser)
+    for probe in PROBES:
+        cost[probe] += -(-engine.shared_calls(replace(plan, probes=(probe,)), denoiser) // SHARED_BY)
+    new = {name: sum(cost[probe] for probe in ATTACKS[name].card.probes if probe != "noised") for name in names}
+    chosen, skipped = within_budget(names, new, cost["noised"], budget)
+    if not chosen:
+        raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
+    used = {probe for name in chosen for probe in ATTACKS[name].card.probes}
+    return tuple(probe for probe in PROBES if probe in used), skipped
 
 
 def _plan(settings):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from audit.probes.base import Rows
+from audit.probes.base import Probe, Rows
 from models.base import posterior_log_variance
 from models.schedule import per_image
 
@@ -16,7 +16,7 @@ LOG_2 = math.log(2)
 DIMS = (1, 2, 3)
 
 
-class Noised:
+class Noised(Probe):
     """Tables of one noised forward pass per (image, t, draw); every mean is over pixels and channels.
 
     eps_mse       mean (eps_hat - eps)^2, from the raw prediction; dimensionless
