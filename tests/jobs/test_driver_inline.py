@@ -117,6 +117,7 @@ def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_fo
     assert failed.state == "failed" and failed.error.startswith("--budget 1 has room for none of the attacks asked for: over the budget")
 
 
+@pytest.mark.slow
 def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, tmp_path):
     one = run(home, request_for())
     other = run(type(home)(**{**vars(home), "shard_images": 48}), request_for(), out=tmp_path / "other")
@@ -125,6 +126,7 @@ def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, t
         np.testing.assert_allclose(a[name].values, b[name].values, rtol=1e-5, atol=1e-6)  # across batch compositions float32 sums differ in the last digits
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_to_equal_bytes(home, request_for, monkeypatch, tmp_path):
     whole = run(home, request_for(), out=tmp_path / "whole")
     calls = fail_in(monkeypatch, "measure", RuntimeError("device on fire"), after=5)
@@ -214,6 +216,7 @@ def test_an_untrained_checkpoint_is_refused_before_device_time(home, request_for
     assert job.state == "failed" and "does not denoise" in job.error and not calls and job.done_calls == 0
 
 
+@pytest.mark.slow
 def test_a_zip_checkpoint_is_unpacked_once(home, request_for, tmp_path, pair):
     made = shutil.make_archive(str(tmp_path / "model"), "zip", pair["checkpoint"])
     first = run(home, request_for(checkpoint=made))
@@ -238,6 +241,7 @@ def test_inputs_that_change_meanwhile_fail_the_job(home, request_for, tmp_path, 
     assert not (Path(job.folder) / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_changed_images_never_meet_old_shards(home, request_for, tmp_path, pair, monkeypatch):
     members = Path(shutil.copytree(pair["members"], tmp_path / "members"))
     fail_in(monkeypatch, "measure", RuntimeError("stop"), after=5)
