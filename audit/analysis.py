@@ -182,9 +182,8 @@ def compute(measured, check=None):
     check()
     _control(out, juries)
     check()
-    out.blind = blind_baseline(
-        measured.features.values[out.kept], measured.features.names, measured.features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept)
-    )
+    features = measured.blind_features
+    out.blind = blind_baseline(features.values[out.kept], features.names, features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept))
     check()
     _per_image_and_set(out)
     out.lead_low = _lead_low(out)

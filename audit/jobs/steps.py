@@ -22,6 +22,7 @@ from audit.jobs import tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
+from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
@@ -64,6 +65,7 @@ def wish_of(request):
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
         "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget,
+        "also": ("untrained",) if PRESETS[request.preset].untrained else (),
     }  # fmt: skip
 
 

@@ -228,7 +228,8 @@ def open_network(place, wish):
 def facts_of(denoiser, wish):
     """Facts of a plan on this network.
 
-    Args: wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit).
+    Args: wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit),
+        also (probes that no attack reads).
     Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
@@ -237,7 +238,7 @@ def facts_of(denoiser, wish):
 
     timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
     settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
-    probes, skipped = _affordable(denoiser, settings, wish["attacks"], wish["budget"])
+    probes, skipped = _affordable(denoiser, settings, wish["attacks"], wish["budget"], wish["also"])
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
     plan = engine.MeasurePlan(**settings)
     specs = engine.specs(plan, denoiser.schedule)
@@ -246,7 +247,7 @@ def facts_of(denoiser, wish):
     return Facts(settings, specs, int(engine.calls_per_image(plan, denoiser)), values, versions, int(engine.shared_calls(plan, denoiser)), skipped)
 
 
-def _affordable(denoiser, settings, attacks, budget):
+def _affordable(denoiser, settings, attacks, budget, also):
     """(probes to run, in registry order; {attack: why it is left out})."""
     from audit import engine
     from audit.attacks import ATTACKS, choose, within_budget
@@ -262,7 +263,7 @@ def _affordable(denoiser, settings, attacks, budget):
     chosen, skipped = within_budget(names, new, cost["noised"], budget)
     if not chosen:
         raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
-    used = {probe for name in chosen for probe in ATTACKS[name].card.probes}
+    used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(also)
     return tuple(probe for probe in PROBES if probe in used), skipped
 
 

@@ -16,6 +16,7 @@ from audit.jobs import launch, steps, submit, tasks, ticket
 from audit.jobs.cluster import EngineLost, Engines, Inline, TaskKilled
 from audit.jobs.driver import Driver
 from audit.jobs.store import MAX_ATTEMPTS, Store
+from audit.measured import read_measured
 from audit.tables import Tables
 from models.base import Denoiser
 
@@ -105,6 +106,17 @@ def test_each_probe_runs_once_however_many_attacks_read_it_and_its_calls_are_tho
     assert sum(made) == measured["model_calls"] == 48 * per_image + once == report["cost"]["model_calls"] == job.done_calls
     assert {p["probe"]: (len(p["timesteps"]), p["draws"]) for p in measured["own"]} == {"pia": (4, 1), "secmi": (10, 1), "dime": (4, 10), "pfami": (10, 2), "gray_free": (20, 2)}
     assert {a["name"]: a["status"] for a in report["attacks"]} == dict.fromkeys(attacks, "done")
+
+
+def test_a_thorough_audit_asks_an_untrained_network_for_the_blind_baseline(home, request_for):
+    job = run(home, request_for(preset="thorough", attacks=("loss_x0",)))
+    report, run_folder = json.loads((Path(job.folder) / "report.json").read_text()), Path(job.folder)
+    assert report["measurement"]["probes"] == ["noised", "untrained"] and report["measurement"]["model_calls_per_image"] == 5 + 8
+    names = [f["name"] for f in report["blind_baseline"]["features"]]
+    assert not any("untrained" in name for name in names), "the list names single features; these are read together"
+    measured = read_measured(run_folder)
+    assert len(measured.blind_features.names) == len(measured.features.names) + 8 and measured.blind_features.names[-1] == "untrained loss at t = 180"
+    assert [a["name"] for a in report["attacks"]] == ["loss_x0"] and job.state == "done"
 
 
 def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_for):
