@@ -14,9 +14,7 @@ from audit.errors import RunFolderError
 from audit.known_leak import known_leak
 from audit.request import Request
 from audit.stats.controls import Control
-from audit.tables import Tables
-
-UNTRAINED = "untrained/eps_mse"
+from audit.tables import UNTRAINED, Tables
 
 
 @dataclass(frozen=True)

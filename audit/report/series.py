@@ -16,6 +16,7 @@ from audit.stats.roc import fast_roc
 from audit.stats.threshold import calibrated_threshold
 from audit.stats.tpr import band, clopper_pearson, tpr_at_fpr
 from audit.stats.window import Window, kept_rows, reduce
+from audit.tables import UNTRAINED
 
 POINTS = 300  # the most that is drawn of one curve
 BAND_POINTS = 48  # false positive rates at which a curve's band is computed
@@ -52,7 +53,8 @@ def card(name):
 def loss_tables(run):
     """Names of the stored tables that hold a loss per timestep, lower = better known: first those that an attack of this run reads, the headline's first."""
     read = [t for t in map(table_of, done(run)) if t]
-    usable = [name for name, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (name in read or name.rpartition("/")[2] in LOSSES)]
+    usable = [n for n, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (n in read or n.rpartition("/")[2] in LOSSES)]
+    usable = [n for n in usable if n != UNTRAINED]  # features of the blind baseline, no loss of this model
     return [t for t in dict.fromkeys(read) if t in usable] + [t for t in usable if t not in read]
 
 
