@@ -10,8 +10,9 @@ from pathlib import Path
 
 from models import formats, overrides
 from models.errors import CheckpointError
+from models.formats import foreign
 from models.safety import safe_unzip
-from models.weights import open_weights, opened_once
+from models.weights import open_content, open_weights, opened_once
 
 EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/), or a .pt of OpenAI's or pytorch-ddpm's code"
 CONFIGURATION = ("model_index.json", "config.json", "scheduler_config.json")
@@ -81,5 +82,6 @@ def _not_recognised(path, place):
         return CheckpointError(f"{path.name} is not a regular file. {EXPECTED}: check the path.")
     if place.name in CONFIGURATION:
         return CheckpointError(f"{path.name} is one file of a checkpoint. {EXPECTED}: give its folder.")
+    foreign.refuse(open_content(place))
     count = len(open_weights(place).shapes)  # raises the exact reason for a text file, a pickle with code, a cut file
     return CheckpointError(f"{path.name} holds {count} tensors but no configuration. {EXPECTED}: give the folder with config.json and scheduler_config.json.")

@@ -15,6 +15,7 @@ import importlib
 FORMATS = {
     "diffusers": "models.formats.diffusers_folder:DiffusersFolder",
     "openai": "models.formats.openai:OpenAI",
+    "pytorch_ddpm": "models.formats.pytorch_ddpm:PytorchDDPM",
 }
 
 

@@ -106,7 +106,7 @@ def _parse(path, overrides):
     recipe = openai_recipes.check(given["recipe"], layout, given.content.name) if given["recipe"] is not None else None
     decided = _decide(given, recipe, layout)
     _check_fit(decided, layout, given.content.name)
-    size = decided["image_size"]
+    size, doubts = decided["image_size"], _doubts(decided, recipe, layout, given)
     info = single_file.info_of(
         given,
         format_name=OpenAI.name,
@@ -116,8 +116,8 @@ def _parse(path, overrides):
         decided=decided,
         shown_by_tensors=kind_setting | _shown(layout),
         image_shape=(layout.in_channels, size, size),
-        confidence="certain" if recipe and any(p.fits(layout) for p in recipe.published) else "likely",
-        notes=_notes(decided, recipe, layout, given),
+        confidence="certain" if not doubts else "likely",
+        notes=(*doubts, *_notes(layout)),
     )
     return _Parsed(layout, weights, decided, info, openai_recipes.fitting(layout))
 
@@ -201,17 +201,21 @@ def _shown(layout):
     }
 
 
-def _notes(decided, recipe, layout, given):
-    """What would change the answer, a line each."""
-    notes = []
+def _doubts(decided, recipe, layout, given):
+    """What was guessed, a line each."""
+    doubts = []
     if any(s.name == "image_size" and s.decided_by == "inferred" for s in decided.settings):
-        notes.append(f"image_size {decided['image_size']} is what OpenAI's scripts pair with these widths; the network itself takes any size")
+        doubts.append(f"image_size {decided['image_size']} is what OpenAI's scripts pair with these widths; the network itself takes any size")
     if recipe and not any(p.fits(layout) for p in recipe.published):
-        notes.append(f"no published model of recipe {given['recipe']} has this layout: the recipe is right only if the training used the same flags")
-    if fitting := openai_recipes.fitting(layout):
-        notes.append(f"the layout is that of recipe {' or '.join(fitting)}")
-    notes.append("another head count, attention order, schedule or timestep scaling would load as well and give other numbers")
-    return tuple(notes)
+        doubts.append(f"no published model of recipe {given['recipe']} has this layout: the recipe is right only if the training used the same flags")
+    return doubts
+
+
+def _notes(layout):
+    """What would change the answer, a line each."""
+    fitting = openai_recipes.fitting(layout)
+    known = [f"the layout is that of recipe {' or '.join(fitting)}"] if fitting else []
+    return (*known, "another head count, attention order, schedule or timestep scaling would load as well and give other numbers")
 
 
 def _what_is_missing(parsed):
