@@ -28,6 +28,7 @@ class Request:
         settings: {attack: {setting: value}}: fixed by the user instead of chosen on the calibration half.
         manifest: absolute path of the manifest of a split that `split` drew, or None.
         randomised_split: the owner's word that the split was drawn at random before training; not together with a manifest, which shows it.
+        overrides: {name: value} of models.overrides.OVERRIDES, what the checkpoint's files do not say; each value is checked when the checkpoint is opened.
         claimed_dp: (ε, δ) that somebody claims for the training, to be checked, or None; ε above 0, δ from 0 to below 1.
         budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
     """
@@ -48,6 +49,7 @@ class Request:
     manifest: str | None = None
     randomised_split: bool = False
     claimed_dp: tuple[float, float] | None = None
+    overrides: dict = field(default_factory=dict)
     budget: int | None = None
 
     def __post_init__(self):
@@ -60,6 +62,9 @@ class Request:
             raise RequestError(f"attacks is {str(self.attacks)[:40]}. Expected names.")
         if not isinstance(self.settings, dict):
             raise RequestError(f"settings is {str(self.settings)[:40]}. Expected attack: {{name: value}}.")
+        plain = isinstance(self.overrides, dict) and all(isinstance(k, str) and isinstance(v, str | int | float) for k, v in self.overrides.items())
+        if not plain:
+            raise RequestError(f"overrides is {str(self.overrides)[:40]}. Expected name: value, one value each.")
         for name, allowed in (("preset", tuple(PRESETS)), ("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise RequestError(f"--{name} is {str(getattr(self, name))[:40]!r}. Expected one of {', '.join(allowed)}.")

@@ -11,8 +11,8 @@ import torch
 
 from models.errors import CheckpointError
 from models.schedule import Schedule, per_image, to_eps_and_x0
+from models.settings import PREDICTION_TYPES, Setting
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 SMALLEST_SHARE = 1e-6  # of signal or noise in x_t, below which a model that predicts the other is not measured
 
@@ -30,15 +30,6 @@ class Prediction:
     eps_hat: torch.Tensor
     x0_hat: torch.Tensor
     log_variance: torch.Tensor | None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One decided setting of a checkpoint: `decided_by` is a file name, "inferred", "recipe", "user", "self-test" or "default"."""
-
-    name: str
-    value: object
-    decided_by: str
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.base import PREDICTION_TYPES, Setting
 from models.errors import CheckpointError
 from models.safety import shown
+from models.settings import PREDICTION_TYPES, Setting
 
 MAX_YAML_BYTES = 64 * 2**10
 YAML_SUFFIXES = (".yaml", ".yml")

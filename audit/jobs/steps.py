@@ -113,7 +113,7 @@ class Audit:
 
     def _open(self, before):
         path = checkpoint_place(self.request.checkpoint, self.config)
-        self.place = tasks.Place(path, before["checkpoint"], self.request.device, self.engine.threads)
+        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads)
         self.opened, self.facts = self._task("checkpoint", tasks.open_network, self.place, wish_of(self.request))
         info = self.opened.info
         self.ticket.log.write(f"{info['format']}, {info['architecture']}, {info['parameters']:,} parameters, sha256 {info['sha256']}; {self.opened.device_words}")
@@ -141,7 +141,7 @@ class Audit:
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
-                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions,
+                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions, "overrides": sorted(self.request.overrides.items()),
                 "torch": self.opened.torch_version, "device": self.opened.device_type,
             }
         )  # fmt: skip

@@ -13,7 +13,7 @@ from audit.provenance import read_manifest
 from audit.request import Request
 
 INPUTS = ("checkpoint", "members", "nonmembers")
-CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks")
+CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides")
 
 
 def submit_audit(config, request, out=None):
@@ -59,7 +59,7 @@ def submit_check(config, payload):
     if unknown:
         raise RequestError(f"The check has unknown fields {unknown}. Expected only {', '.join(CHECK_FIELDS)}.")
     content = {name: payload.get(name) for name in CHECK_FIELDS}
-    content["attacks"] = list(content["attacks"] or ())
+    content["attacks"], content["overrides"] = list(content["attacks"] or ()), dict(content["overrides"] or {})
     identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     job, _ = Store(config.home).submit("check", "check", content, identity)
     ensure_worker(config)

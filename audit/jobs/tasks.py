@@ -25,12 +25,30 @@ class Place:
     Attributes:
         checkpoint: absolute path, already unpacked; version: what tells one state of that path from another (size and mtime of its files).
         device: "cpu", "cuda" or "auto"; threads: of torch on the CPU, or None to leave them alone.
+        overrides: (name, value) pairs, what the checkpoint's files do not say.
     """
 
     checkpoint: str
     version: str
     device: str = "auto"
     threads: int | None = None
+    overrides: tuple = ()
+
+    @property
+    def identity(self):
+        """What tells one opened network from another."""
+        return self.checkpoint, self.version, self.overrides
+
+    def open(self):
+        """The Denoiser. Raises models.errors.ModelError."""
+        from models import open_checkpoint
+
+        return open_checkpoint(self.checkpoint, **dict(self.overrides))
+
+
+def place_of(request, checkpoint, version, threads):
+    """The Place of a Request's checkpoint."""
+    return Place(str(checkpoint), version, request.device, threads, tuple(sorted(request.overrides.items())))
 
 
 @dataclass(frozen=True)
@@ -195,15 +213,13 @@ def network(place):
     """The Denoiser of `place` on its device; opened when another was loaded before, whose memory is freed first."""
     torch = _prepare_process(place)
     device = _device(place)
-    key = (place.checkpoint, place.version, str(device))
+    key = (place.identity, str(device))
     with _cache_lock:
         if _cache.get("key") != key:
-            from models import open_checkpoint
-
             _cache.clear()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            _cache["denoiser"] = open_checkpoint(place.checkpoint).to(device)
+            _cache["denoiser"] = place.open().to(device)
             _cache["key"] = key
         return _cache["denoiser"], device
 
@@ -347,12 +363,10 @@ _looked: dict = {}  # the network of the check that is under way: a check opens 
 @task
 def look(place, wish):
     """Open a checkpoint for a check, on the CPU and beside the network that an audit has loaded. Returns (Opened, Facts)."""
-    from models import open_checkpoint
-
     _prepare_process(place)
     _looked.clear()
-    denoiser = open_checkpoint(place.checkpoint)
-    _looked[place.checkpoint, place.version] = denoiser
+    denoiser = place.open()
+    _looked[place.identity] = denoiser
     return describe(denoiser, _device(replace(place, device="cpu"))), facts_of(denoiser, wish)
 
 
@@ -362,10 +376,8 @@ def look_closer(place, images, count, settings, price_here):
 
     Returns: (SelfTest as JSON, Probed or None).
     """
-    from models import open_checkpoint
-
     _prepare_process(place)
-    denoiser = _looked.pop((place.checkpoint, place.version), None) or open_checkpoint(place.checkpoint)
+    denoiser = _looked.pop(place.identity, None) or place.open()
     _looked.clear()
     tested = run_self_test(denoiser, images, count).to_json()
     if not price_here:
