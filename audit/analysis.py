@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from audit.attacks import ATTACKS, choose
+from audit.attacks.windowed import WindowedAttack
 from audit.csvs import images_csv, scores_csv
-from audit.errors import AttackError, RunFolderError
+from audit.errors import AttackError, NotMeasuredError, RunFolderError
 from audit.files import write_json, write_text
 from audit.halves import Halves, plan_halves
 from audit.measured import Measured, read_measured
@@ -193,9 +194,13 @@ def compute(measured, check=None):
 
 def _usable(measured):
     """({name: AttackResult}, kept bool (N,)): an image with a loss that is not finite leaves all attacks, before anything is chosen; an attack that would cost
-    more than half of a class fails instead."""
+    more than half of a class fails instead; one that was beyond the budget is skipped."""
     is_member, kept, attacks = measured.is_member, np.ones(len(measured.is_member), bool), {}
+    skipped = measured.facts["measurement"].get("skipped") or {}
     for name in choose(measured.request.attacks):
+        if name in skipped:
+            attacks[name] = AttackResult(name, status="skipped", reason=skipped[name])
+            continue
         finite = np.ones(len(is_member), bool)
         for table in ATTACKS[name].card.tables:
             if table in measured.tables:
@@ -236,7 +241,7 @@ def _score(attack, out, juries):
         result.best_of_sweep_auc = float(result.sweep.aucs[len(juries["choose"])].max())
         result.calls_at_setting, result.calls_per_image = attack.calls_at_setting(tables, result.choice), attack.calls_per_image(tables)
     except AttackError as error:
-        return AttackResult(attack.card.name, status="failed", reason=str(error))
+        return AttackResult(attack.card.name, status="skipped" if isinstance(error, NotMeasuredError) else "failed", reason=str(error))
     return result
 
 
@@ -249,7 +254,7 @@ def _evaluate(attack, result, out):
     if out.halves.crossed:
         result.auc = cross_fitted_auc(_folds(out, lambda fold: result.sweep))
     result.at_threshold = at_thresholds(result.scores[before], is_member[before], result.scores[inside], is_member[inside])
-    draws = out.measured.facts["measurement"]["draws"]
+    draws = max(out.measured.facts["measurement"]["draws"], *(out.measured.tables[t].draws for t in attack.card.tables))
     if draws > 1:
         per_draw = [auc(attack.score_draw(out.measured.tables, result.choice, d, inside), is_member[inside]) for d in range(draws)]
         result.noise_sd = float(np.std(per_draw, ddof=1))
@@ -347,8 +352,9 @@ def _per_image_and_set(out):
         alone[np.unique(out.measured.clusters, return_index=True)[1]] = True  # near duplicates shared one coin: one image stands for them
         delta, a, b = default_delta(int(is_member.sum())), before & alone, inside & alone
         out.epsilon = epsilon_lower_bound(lead.scores[a], is_member[a], lead.scores[b], is_member[b], delta, out.seed, request.claimed_dp)
-    table = next((out.measured.tables[t] for n in (out.headline, *out.done) if len(ATTACKS[n].card.tables) == 1 for t in ATTACKS[n].card.tables if t in out.measured.tables), None)
-    if table is not None and table.axis == "timestep" and len(table.scored_index) > 1:
+    windowed = [n for n in (out.headline, *out.done) if isinstance(ATTACKS[n], WindowedAttack)]  # the protocol is about losses along the schedule
+    table = out.measured.tables[ATTACKS[windowed[0]].card.tables[0]] if windowed else None
+    if table is not None and len(table.scored_index) > 1:
         losses = np.asarray(table.values[table.scored_index][:, out.kept], dtype=np.float64).T
         out.paper_protocol = {"table": table.name} | paper_protocol(losses, table.scored_timesteps, is_member[out.kept], out.seed)
 

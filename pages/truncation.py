@@ -195,7 +195,7 @@ def calibrated_card(run, table, attack, window):
     """The report's numbers for the attack that reads this table."""
     st.subheader("Calibrated", anchor=False)
     if window is None:
-        st.caption("No attack of this run reads this table, so nothing was chosen on the calibration half.")
+        st.caption("No attack of this run cuts this table to a window, so nothing was chosen on the calibration half.")
         return
     origin(True)
     members, nonmembers = series.held_out_counts(run)

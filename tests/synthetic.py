@@ -49,12 +49,14 @@ def loss_tables(is_member, timesteps, draws, leak, seed):
 
 
 def synthetic_run(
-    folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None, shift=0.0, provenance="manifest", clusters=None
-):
+    folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None, shift=0.0, provenance="manifest",
+    clusters=None, attacks=ATTACKS,
+):  # fmt: skip
     """Write a finished run folder and return its report.
 
     Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written;
-        shift: by how many sd the members' files are larger, which the blind baseline sees; provenance: kind of the split; clusters: int (N,) near duplicates.
+        shift: by how many sd the members' files are larger, which the blind baseline sees; provenance: kind of the split; clusters: int (N,) near duplicates;
+        attacks: canonical names.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def synthetic_run(
     if edit:
         edit(tables)
     write_tables(folder / "tables", n, {name: ("timestep", t) for name in tables}, [(0, tables)])
-    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps, attacks=ATTACKS)
+    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps, attacks=attacks)
     queries = {
         "images": [
             {"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m), "cluster": int(c), "source_sha256": hashlib.sha256(f"file {k}".encode()).hexdigest()}

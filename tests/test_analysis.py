@@ -126,7 +126,7 @@ def test_an_infinite_loss_drops_one_image_from_all_attacks_and_no_other_number(h
     np.testing.assert_allclose(open_run(tmp_path / "spoiled").scores_of("loss_eps")[others], open_run(high).scores_of("loss_eps")[others], rtol=1e-4)
 
 
-def test_a_failed_attack_stays_with_its_reason_and_the_others_go_on(high, tmp_path):
+def test_an_attack_without_its_table_is_skipped_with_its_reason_and_the_others_go_on(high, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(high, copy)
     index = json.loads((copy / "tables" / "index.json").read_text())
@@ -134,9 +134,29 @@ def test_a_failed_attack_stays_with_its_reason_and_the_others_go_on(high, tmp_pa
     (copy / "tables" / "index.json").write_text(json.dumps(index))
     report = analyse(copy)
     gray = next(r for r in report["attacks"] if r["name"] == "gray_intermediate")
-    assert gray["status"] == "failed" and "x0_8bit_mse" in gray["reason"] and gray["auc"] is None
+    assert gray["status"] == "skipped" and "x0_8bit_mse" in gray["reason"] and gray["auc"] is None
     assert [r["name"] for r in report["attacks"] if r["status"] == "done"] == ["loss_vlb", "loss_x0", "loss_eps"]
     assert "did not run" in " ".join(verdict_words(report).not_seen)
+
+
+def test_an_attack_beyond_the_budget_is_skipped_even_where_its_table_is_there(high, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(high, copy)
+    made = json.loads((copy / "measurement.json").read_text())
+    made["measurement"]["skipped"] = {"loss_vlb": "over the budget: so", "loss_x0": "over the budget: so"}
+    (copy / "measurement.json").write_text(json.dumps(made))
+    report = analyse(copy)
+    assert [(r["status"], r["reason"], r["auc"] is None) for r in report["attacks"]] == [("skipped", "over the budget: so", True)] * 2 + [("done", None, False)] * 2
+    said = " ".join(verdict_words(report).not_seen)
+    assert "2 of 4 attacks did not run: Variational bound terms, Clean-image error (over the budget: so)." in said
+
+
+def test_the_papers_protocol_reads_a_loss_along_the_schedule_whatever_leads(tmp_path):
+    def leak(tables):
+        tables["eps_mse"][:, :450] *= 0.3
+
+    report = synthetic_run(tmp_path / "run", edit=leak, attacks=("loss_x0", "naive_loss"))
+    assert report["verdict"]["headline_attack"] == "naive_loss" and report["paper_protocol"]["table"] == "x0_mse"
 
 
 def test_no_number_is_nan_and_missing_fields_are_named(high):

@@ -44,20 +44,24 @@ def within_budget(names, calls, grid_calls, budget):
     """Which attacks run when together they may cost so much: the cheapest first; a probe that several read is paid once.
 
     Args:
-        names: canonical names; calls: {name: network calls per image that its probes cost beyond the loss grid}, 0 where the grid has its tables.
+        names: canonical names; calls: {probe: network calls per image beyond the loss grid}, 0 for the probe that measures the grid.
         grid_calls: network calls per image of the loss grid; budget: in loss grids, None = no limit.
     Returns: (names that run, in the order given; {name: reason} of the others).
     """
-    spent, paid, skipped = 0, set(), {}
-    for name in sorted(names, key=calls.get):
-        probes = ATTACKS[name].card.probes
-        cost = 0 if probes in paid else calls[name]
-        if budget is not None and spent + cost > budget * grid_calls:
-            enough = math.ceil((spent + cost) / grid_calls)
-            skipped[name] = f"over the budget: {cost:,} more model calls per image, after {spent:,} of {budget * grid_calls:,} are spent; --budget {enough} has room for it"
+
+    def cost(probes):
+        return sum(calls[probe] for probe in probes)
+
+    limit = math.inf if budget is None else budget * grid_calls
+    paid, reached, skipped = set(), set(), {}
+    for name in sorted(names, key=lambda n: cost(ATTACKS[n].card.probes)):
+        probes = set(ATTACKS[name].card.probes)
+        more = cost(probes - paid)
+        reached |= probes  # a larger budget pays for every cheaper attack first
+        if cost(paid) + more > limit:
+            skipped[name] = f"over the budget: {more:,} more model calls per image; --budget {math.ceil(cost(reached) / grid_calls)} has room for it"
         else:
-            spent += cost
-            paid.add(probes)
+            paid |= probes
     return tuple(n for n in names if n not in skipped), {n: skipped[n] for n in names if n in skipped}
 
 

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from audit.attacks.base import Setting
-from audit.errors import AttackError
+from audit.errors import NotMeasuredError
 
 AT = Setting("t", "the timestep: the measured one nearest to it", low=0, high=10**6)
 
@@ -62,9 +62,9 @@ class SteppedAttack:
         """The table whose timesteps and draws are counted; all of this attack's come from one probe."""
         for name in self.card.tables:
             if name not in tables:
-                raise AttackError(f"needs the table {name}, which was not measured")
+                raise NotMeasuredError(f"needs the table {name}, which was not measured")
             if not len(tables[name].scored_index):
-                raise AttackError(f"the table {name} holds no measured timestep: this model does not allow it")
+                raise NotMeasuredError(f"the table {name} holds no measured timestep: this model does not allow it")
         return tables[self.card.tables[0]]
 
     def timesteps(self, tables):

@@ -275,8 +275,7 @@ def _affordable(denoiser, settings, attacks, budget, also):
     cost = engine.calls_of(plan, denoiser)
     for probe in PROBES:
         cost[probe] += -(-engine.shared_calls(replace(plan, probes=(probe,)), denoiser) // SHARED_BY)
-    new = {name: sum(cost[probe] for probe in ATTACKS[name].card.probes if probe != "noised") for name in names}
-    chosen, skipped = within_budget(names, new, cost["noised"], budget)
+    chosen, skipped = within_budget(names, cost | {"noised": 0}, cost["noised"], budget)
     if not chosen:
         raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
     used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(also)

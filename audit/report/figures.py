@@ -296,9 +296,9 @@ def _threshold_line(fig, at, edges, height):
 def auc_figure(run, table=None, height=240):
     """AUC of each timestep alone on the held-out images, with both bands; the calibrated window is shaded.
 
-    Args: table: a stored table, by default the headline attack's.
+    Args: table: a stored table, by default series.signal_table's.
     """
-    table = table or series.table_of(run.report["verdict"]["headline_attack"])
+    table = table or series.signal_table(run)
     fig = go.Figure()
     _auc_traces(fig, run, table, None)
     style(fig, height, legend=False, description=_auc_alt(run, table))

@@ -259,7 +259,7 @@ def _roc_figures(run):
 def _signal_figures(run):
     from audit.report import figures, series
 
-    table = series.table_of(run.report["verdict"]["headline_attack"])
+    table = series.signal_table(run)
     if table is None:
         return ()
     members, n = series.held_out_counts(run)

@@ -51,8 +51,10 @@ def card(name):
 
 
 def loss_tables(run):
-    """Names of the stored tables that hold a loss per timestep, lower = better known: first those that an attack of this run reads, the headline's first."""
+    """Names of the stored tables that hold a loss per timestep, lower = better known: first those that an attack of this run cuts to a window, then those
+    that one reads at single timesteps; the headline's first among its kind."""
     read = [t for t in map(table_of, done(run)) if t]
+    read = [t for t in read if attack_of(run, t)] + read
     usable = [n for n, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (n in read or n.rpartition("/")[2] in LOSSES)]
     usable = [n for n in usable if n != UNTRAINED]  # features of the blind baseline, no loss of this model
     return [t for t in dict.fromkeys(read) if t in usable] + [t for t in usable if t not in read]
@@ -62,6 +64,11 @@ def table_of(attack):
     """The single loss table that an attack reduces, or None."""
     tables = ATTACKS[attack].card.tables if attack in ATTACKS else ()
     return tables[0] if len(tables) == 1 else None
+
+
+def signal_table(run):
+    """The table that shows best where along t the signal sits, or None: the headline's where it has a calibrated window, else that of the best attack with one."""
+    return next(iter(loss_tables(run)), None)
 
 
 def attack_of(run, table):

@@ -147,7 +147,10 @@ def _failed(report):
     rows = [row for row in report["attacks"] if row["status"] != "done"]
     if not rows:
         return []
-    listed = ", ".join(f"{title_of(row['name'])} ({row['reason']})" for row in rows)
+    alike = {}
+    for row in rows:
+        alike.setdefault(row["reason"], []).append(title_of(row["name"]))
+    listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in alike.items())
     return [f"{len(rows)} of {len(report['attacks'])} attacks did not run: {listed}."]
 
 

@@ -122,10 +122,18 @@ def test_unknown_names_and_values_are_refused():
 
 
 def test_the_cheapest_attacks_fit_the_budget_and_a_shared_probe_is_paid_once():
-    calls = {"loss_eps": 0, "naive_loss": 0, "dime_m": 44, "pia": 5, "secmi": 12, "dime": 44}
-    assert within_budget(calls, calls, 40, None) == (tuple(calls), {})
-    chosen, skipped = within_budget(calls, calls, 40, 1)
-    assert chosen == ("loss_eps", "naive_loss", "pia", "secmi") and set(skipped) == {"dime", "dime_m"} and "--budget 2" in skipped["dime"]
-    assert within_budget(calls, calls, 40, 2) == (tuple(calls), {})  # 61 of 80, with the probe of both DIMEs once
-    assert within_budget(calls, calls, 40, 0)[0] == ("loss_eps", "naive_loss")
+    names, calls = ("loss_eps", "naive_loss", "dime_m", "pia", "secmi", "dime", "pfami"), {"noised": 0, "pia": 5, "secmi": 12, "dime": 44, "pfami": 40}
+    assert within_budget(names, calls, 40, None) == (names, {})
+    chosen, skipped = within_budget(names, calls, 40, 1)
+    assert chosen == ("loss_eps", "naive_loss", "pia", "secmi") and set(skipped) == {"dime", "dime_m", "pfami"}
+    assert within_budget(names, calls, 40, 2)[1] == dict.fromkeys(("dime_m", "dime"), skipped["dime"])
+    assert within_budget(names, calls, 40, 3) == (names, {})  # 101 of 120, with the probe of both DIMEs once
+    assert within_budget(names, calls, 40, 0)[0] == ("loss_eps", "naive_loss")
     assert within_budget(("dime",), calls, 44, 1) == (("dime",), {})
+
+
+def test_the_budget_that_a_skipped_attack_names_has_room_for_it_and_no_smaller_one_has():
+    calls, grid_calls = {"noised": 0, "gray_free": 7, "pia": 5, "pian": 5, "sima": 8, "secmi": 12, "pfami": 40, "dime": 44}, 5
+    for name, reason in within_budget(tuple(ATTACKS), calls, grid_calls, 2)[1].items():
+        enough = int(reason.split("--budget ")[1].split()[0])
+        assert [name in within_budget(tuple(ATTACKS), calls, grid_calls, budget)[0] for budget in (enough - 1, enough)] == [False, True], name

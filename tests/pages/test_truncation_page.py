@@ -4,9 +4,10 @@ import pytest
 
 from audit import format as fmt
 from audit.report.run import open_run
-from audit.report.series import calibrated_window, measured_timesteps, table_of
+from audit.report.series import calibrated_window, measured_timesteps, signal_table, table_of
 from tests import browser
 from tests.evidence_home import badges, control, open_page, specs, trace
+from tests.synthetic import synthetic_run
 
 
 def tiles(at):
@@ -31,6 +32,20 @@ def test_opens_on_the_headline_attack_with_the_reports_numbers(home):
     assert tiles(at) == expected * 2
     assert badges(at) == ["held out", "held out"]
     assert control(at, "Loss table", "selectbox").value == table_of(run.report["verdict"]["headline_attack"])
+
+
+def test_opens_on_a_table_with_a_calibrated_window_where_the_headline_attack_has_none(home):
+    def leak(tables):
+        tables["eps_mse"][:, :450] *= 0.3
+
+    report = synthetic_run(home / "runs" / "stepped", edit=leak, attacks=("loss_x0", "naive_loss"), name="stepped")
+    run = open_run(home / "runs" / "stepped")
+    assert report["verdict"]["headline_attack"] == "naive_loss"
+    at = open_page("truncation", run="stepped")
+    assert control(at, "Loss table", "selectbox").value == "x0_mse" == signal_table(run)
+    assert tiles(at) == report_tiles(run, "loss_x0") * 2
+    at = open_page("truncation", run="stepped", table="eps_mse")
+    assert any(c.value.startswith("No attack of this run cuts this table to a window") for c in at.caption)
 
 
 @pytest.mark.parametrize("attack", ["loss_eps", "loss_x0", "loss_vlb", "gray_intermediate"])
