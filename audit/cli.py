@@ -16,7 +16,7 @@ from models.overrides import OVERRIDES
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
 RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
-RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference")
 OVERRIDE_FLAGS = {"whole": "N", "number": "X", "text": "TEXT"}  # what stands for a value in --help; choices show themselves
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
 KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size"), (int,))
@@ -121,6 +121,7 @@ def _run_flags(run):
     drawn = run.add_mutually_exclusive_group()
     drawn.add_argument("--manifest", type=path_given, metavar="F", help="verify the split that `split` drew before training")
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
+    run.add_argument("--reference", type=path_given, metavar="P", help="a checkpoint not trained on the members, such as the base of a fine-tune: its scores are subtracted")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
     _override_flags(run)
 
@@ -168,6 +169,11 @@ def request_from(args):
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
         given[name] = str(path)
+    if given.get("reference"):
+        path = _resolved("reference", given["reference"])
+        if not path.exists():
+            raise RequestError(f"--reference: {path.name} was not found. Expected a path to a checkpoint: check the path.")
+        given["reference"] = str(path)
     if given.get("manifest"):
         path = _resolved("manifest", given["manifest"])
         if not path.is_file():

@@ -143,6 +143,7 @@ def _audited(report):
         ("Run", f"{report['run']['name']} ({report['run']['id']}), started {fmt.iso(report['run']['created'])}"),
         ("Checkpoint", f"{checkpoint['format']}, {checkpoint['architecture']}, {fmt.millions(checkpoint['parameters'])} parameters, weights: {checkpoint['weights']}"),
         ("SHA-256", checkpoint["sha256"]),
+        *_reference(report),
         ("Predicts", f"{checkpoint['prediction_type']}, {fmt.count(checkpoint['train_timesteps'])} timesteps, images of {width} × {height} × {channels}"),
         *((f"Setting {setting['name']}", f"{setting['value']}, from {setting['decided_by']}") for setting in checkpoint["settings"]),
         ("Query images", f"{fmt.count(queries['members'])} members, {fmt.count(queries['nonmembers'])} non-members; {SPLITS[queries['split']]}"),
@@ -155,6 +156,14 @@ def _audited(report):
         ("Model calls", f"{fmt.count(measured['model_calls'])}, {fmt.count(measured['model_calls_per_image'])} per image"),
     ]
     return pairs(rows)
+
+
+def _reference(report):
+    other = words.reference_of(report)
+    if other is None:
+        return []
+    size = f"{fmt.millions(other['parameters'])} parameters, SHA-256 {other['sha256']}"
+    return [("Reference", f"{other['format']}, {other['architecture']}, {size}; every score is the checkpoint's minus its")]
 
 
 def sound(report):
@@ -218,6 +227,7 @@ def _attacks(report):
     heads = ("attack", "threat model", "AUC [95 % interval]", *(f"TPR at {fmt.fpr(at)} FPR" for at in FPRS))
     settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image")
     warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
+    warnings += _sentences([text for row in words.done_rows(report) if (text := words.reference_sentence(report, row))])
     note = f"n = {_judged(report)}. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
     return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}"
 

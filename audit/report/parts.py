@@ -33,6 +33,25 @@ def title_of(name):
     return ATTACKS[name].card.title if name in ATTACKS else name
 
 
+def reference_of(report):
+    """What report["measurement"]["reference"] says of the model whose scores were subtracted, or None."""
+    return (report.get("measurement") or {}).get("reference")
+
+
+def relative_words(report):
+    """`, relative to a reference model`, after an attack's name or settings; empty without one."""
+    return ", relative to a reference model" if reference_of(report) else ""
+
+
+def reference_sentence(report, row):
+    """What the reference finds alone at an attack's settings: it cannot know who is a member. None where there is none."""
+    if row.get("reference_auc") is None:
+        return None
+    auc = {"value": row["reference_auc"], **row["reference_interval"]}
+    apart = "the images differ, and the reference sees it" if clears_chance(auc) else "no difference of the images shows in it"
+    return f"{title_of(row['name'])} on the reference alone: AUC {fmt.value_interval(auc)}; {apart}"
+
+
 def done_rows(report):
     """Entries of report["attacks"] that have scores."""
     return [row for row in report["attacks"] if row["status"] == "done"]

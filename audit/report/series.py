@@ -11,6 +11,7 @@ import numpy as np
 
 from audit.attacks import ATTACKS
 from audit.errors import WindowError
+from audit.report.parts import reference_of
 from audit.stats.auc import auc_interval, auc_many
 from audit.stats.roc import fast_roc
 from audit.stats.threshold import calibrated_threshold
@@ -72,7 +73,9 @@ def signal_table(run):
 
 
 def attack_of(run, table):
-    """The finished attack of this run that reduces `table`, or None."""
+    """The finished attack of this run that reduces `table` alone, or None: with a reference no attack does."""
+    if reference_of(run.report):
+        return None
     return next((name for name in done(run) if table_of(name) == table and calibrated_window(run, name)), None)
 
 
