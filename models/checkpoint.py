@@ -10,9 +10,9 @@ from pathlib import Path
 
 from models import formats, overrides
 from models.errors import CheckpointError
-from models.formats import foreign
+from models.formats import foreign, single_file
 from models.safety import safe_unzip
-from models.weights import open_content, open_weights, opened_once
+from models.weights import Content, converted, keep_converted, open_content, open_weights, opened_once
 
 EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/), or a .pt of OpenAI's or pytorch-ddpm's code"
 CONFIGURATION = ("model_index.json", "config.json", "scheduler_config.json")
@@ -24,12 +24,13 @@ def open_checkpoint(path, unpack_into=None, **settings):
 
     Args:
         path: file, folder or .zip.
-        unpack_into: existing folder that keeps an unpacked .zip for the next time (named by its hash); default: a temporary one, removed at once.
+        unpack_into: existing folder that keeps an unpacked .zip and the safetensors of a pickle for the next time (named by their hash), so that a pickle is
+            read once; default: a .zip is unpacked to a temporary one, removed at once, and a pickle is not converted.
         settings: what the files do not say, by the names of models/overrides.py:OVERRIDES; None means not given.
     Returns: models.base.Denoiser on the CPU, float32, evaluation mode.
     Raises: CheckpointError and its children; nothing of the checkpoint is ever executed.
     """
-    with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
+    with _recognised(path, unpack_into, settings, convert=True) as (checkpoint_format, place, given):
         return checkpoint_format.load(place, **given)
 
 
@@ -44,23 +45,29 @@ def inspect_checkpoint(path, unpack_into=None, **settings):
 
 
 @contextlib.contextmanager
-def _recognised(path, unpack_into, settings):
+def _recognised(path, unpack_into, settings, convert=False):
     """(format, path to open, checked settings) for a file, folder or .zip."""
     path, given = Path(path), overrides.check(settings)
     if not path.exists():
         raise CheckpointError(f"{path.name} was not found. {EXPECTED}: check the path.")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(opened_once())
+        opened = stack.enter_context(opened_once())
         place = path
         if path.is_file() and path.suffix.lower() == ".zip":
             into = unpack_into or stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True))
             place = safe_unzip(path, into)
         if place.is_dir():
             place = _without_wrapping(place)
+        file = single_file.pick(place, given.get("weights", "auto")) if unpack_into else None
+        pickled = file is not None and file.suffix.lower() != ".safetensors"
+        if pickled and (kept := converted(Content(file, (), {}), unpack_into)):
+            opened[file] = kept
         checkpoint_format = None if place.name in CONFIGURATION else formats.recognise(place)
         if checkpoint_format is None:
             raise _not_recognised(path, place)
         overrides.fit(getattr(checkpoint_format, "takes", NONE), given, f"a checkpoint of format {checkpoint_format.name}")
+        if convert and pickled and open_content(file).sets:
+            opened[file] = keep_converted(open_content(file), unpack_into)
         yield checkpoint_format, place, given
 
 

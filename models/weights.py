@@ -214,8 +214,7 @@ def _safetensors(path):
 
 def _pickled(path):
     is_zip = zipfile.is_zipfile(path)
-    # Old files cannot be mapped into memory: their shapes come from the meta device, and the tensors are read when they are asked for.
-    content = _restricted_load(path, is_zip, "cpu" if is_zip else "meta")
+    content = _restricted_load(path, is_zip, "meta")  # shapes alone: nothing of the tensors is read, mapped or allocated
     if not isinstance(content, dict):
         return Content(path, (type(content).__name__,), {})
     found = {"": content} if _is_set(content) else {key: value for key, value in content.items() if isinstance(key, str) and _is_set(value)}
@@ -233,29 +232,45 @@ def _check_sizes(path, found):
     storages = {}
     for tensors in found.values():
         for name, tensor in tensors.items():
-            if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            storage = tensor.untyped_storage()
+            if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > storage.nbytes():
                 raise CheckpointError(f"{path.name}: {shown(name)} claims more numbers than the file holds. Expected dense tensors: save it again with safetensors.")
-            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            place = storage._cdata if storage._checkpoint_offset is None else storage._checkpoint_offset
+            storages[place] = storage.nbytes()
     have, claimed = os.path.getsize(path), sum(storages.values())
     if claimed > have:
         have, want, unit = size_pair(have, claimed)
         raise CheckpointError(f"{path.name} claims {want} {unit} of tensors and has {have}. It was cut short: copy it again.")
 
 
-def _weights_of(path, key, tensors, mapped):
-    """Weights of one set; `tensors`, on the meta device unless mapped, are read again from an old file when they are asked for."""
+def _weights_of(path, key, tensors, is_zip):
+    """Weights of one set of tensors on the meta device, whose numbers are read from the file when they are asked for, one tensor at a time."""
 
     def read():
-        if mapped:
-            yield from tensors.items()
+        if is_zip and all(tensor.untyped_storage()._checkpoint_offset is not None for tensor in tensors.values()):
+            with open(path, "rb") as file:
+                for name, tensor in tensors.items():
+                    yield name, _read(file, tensor, path, name)
             return
-        content = _restricted_load(path, False, "cpu")
+        content = _restricted_load(path, is_zip, "cpu")  # files of torch before 1.6 are one stream
         state = content[key] if key else content
         for name in tensors:  # dropped one by one: the caller's float32 copy takes their place
             yield name, state.pop(name)
 
     dtypes = {n: TORCH_DTYPES.get(t.dtype, str(t.dtype).removeprefix("torch.")) for n, t in tensors.items()}
     return Weights(path.name, {n: tuple(t.shape) for n, t in tensors.items()}, dtypes, read)
+
+
+def _read(file, tensor, path, name):
+    """The numbers of a tensor on the meta device whose storage knows its place in the file."""
+    storage = tensor.untyped_storage()
+    raw = bytearray(storage.nbytes())
+    file.seek(storage._checkpoint_offset)
+    if file.readinto(raw) != len(raw):
+        raise CheckpointError(f"{path.name} ends inside {shown(name)}. The copy was cut short: copy it again.")
+    if not raw:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return torch.frombuffer(raw, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _restricted_load(path, is_zip, device):
@@ -265,8 +280,8 @@ def _restricted_load(path, is_zip, device):
     if is_zip:
         _gate_archive(path)
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            return torch.load(path, map_location=device, weights_only=True, mmap=is_zip)  # mmap: no tensor is read before the shapes were compared
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS), _shapes_alone(device == "meta" and not is_zip):
+            return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, is_zip, str(error)) from None
     # A damaged or hostile pickle can raise nearly anything; none of it ran, because only torch's restricted loader is used.
@@ -274,6 +289,15 @@ def _restricted_load(path, is_zip, device):
         raise CheckpointError(
             f"{path.name} is not a readable torch file ({error.__class__.__name__}). It may be cut short: copy it again, or save the weights as safetensors."
         ) from None
+
+
+def _shapes_alone(wanted):
+    """Files of torch before 1.6 are read to the end even for the meta device, into buffers as large as they claim; in fake mode they are not."""
+    if not wanted:
+        return contextlib.nullcontext()
+    from torch._subclasses.fake_tensor import FakeTensorMode  # a second to import, and rarely needed
+
+    return FakeTensorMode()
 
 
 def _gate_archive(path):
@@ -363,26 +387,35 @@ def convert_to_safetensors(path, into):
 
 
 def keep_converted(content, into):
-    """Convert every set of a pickle, once, to into/HASH.safetensors.
+    """Convert every set of a pickle to into/HASH.safetensors, once.
 
-    Returns: the Content of that file under the original's path, sets and SHA-256, without unpickling when the file is there already.
+    Returns: what `converted` returns for it.
+    Raises: CheckpointError: the disk is full, or a tensor's type has no place in safetensors.
     """
-    target = Path(into) / f"{content.sha256[:32]}.safetensors"
-    if not target.is_file():
-        _write_safetensors([(f"{key}{IN_SET}", weights) for key, weights in content.sets.items()], target)
-    return converted(content, into)
+    found = converted(content, into)
+    if found is None:
+        _write_safetensors([(f"{key}{IN_SET}", weights) for key, weights in content.sets.items()], _conversion(content, into))
+        found = converted(content, into)
+    return found
 
 
 def converted(content, into):
-    """The Content that `keep_converted` left in `into` for the same file, or None; only content.path is looked at."""
-    target = Path(into) / f"{content.sha256[:32]}.safetensors"
+    """The Content that `keep_converted` left in a folder, under the original's path, sets and SHA-256; None where there is none.
+
+    Args: content: Content of the original, of which only path and sha256 are looked at; into: folder.
+    """
+    target = _conversion(content, into)
     if not target.is_file():
         return None
-    whole = _safetensors(target).sets[""]
-    keys = dict.fromkeys(name.partition(IN_SET)[0] for name in whole.shapes)
-    found = Content(content.path, tuple(keys), {key: _part(whole, key, content.name) for key in keys})
-    found.__dict__["sha256"] = content.sha256
+    whole = open_weights(target)
+    keys = tuple(dict.fromkeys(name.partition(IN_SET)[0] for name in whole.shapes))
+    found = Content(content.path, keys if keys != ("",) else tuple(whole.shapes), {key: _part(whole, key, content.name) for key in keys})
+    found.__dict__["sha256"] = content.sha256  # the user's file, not its conversion
     return found
+
+
+def _conversion(content, into):
+    return Path(into) / f"{content.sha256[:32]}.safetensors"
 
 
 def _part(whole, key, name):
@@ -417,6 +450,9 @@ def _write_safetensors(sets, target):
                 for _, tensor in weights.tensors():
                     file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
         os.replace(tmp, target)
+    except OSError as error:
+        name, size = sets[0][1].name, (position + len(raw)) / 1e9
+        raise CheckpointError(f"{name} cannot be kept as safetensors ({error.strerror}). Expected {size:.1f} GB of free disk: make room.") from None
     finally:
         tmp.unlink(missing_ok=True)
     return target
