@@ -18,6 +18,7 @@ from audit.report import words
 from audit.report.claims import claims_of
 from audit.report.evidence import evidence
 from audit.report.palette import VERDICTS
+from audit.report.parts import comparison_cells, comparison_note
 
 THUMBNAILS = 24  # most exposed members shown when thumbnails are asked for
 THUMBNAIL_BYTES = 64_000
@@ -219,7 +220,17 @@ def _attacks(report):
     settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image")
     warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
     note = f"n = {_judged(report)}. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
-    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}"
+    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}{_compared(report)}"
+
+
+def _compared(report):
+    """The other attacks against the headline attack, pair by pair; nothing where one attack ran or an older version made the report."""
+    rows = report.get("comparisons")
+    if not rows:
+        return ""
+    heads = ("attack", f"AUC minus that of {words.title_of(rows[0]['a'])}", "p", f"in common among the {fmt.count(rows[0]['overlap_of'])} most exposed")
+    cells = [(words.title_of(row["b"]), *comparison_cells(row)) for row in rows]
+    return f"{_table(heads, cells, 'wide')}<p class='note'>{escape(comparison_note(report))}</p>"
 
 
 def _judged(report):
