@@ -44,6 +44,7 @@ def sections(run, thumbnails=False):
     """
     parts = [
         Section("verdict", "", _verdict(run.report)),
+        Section("access", "What an attacker needs", "", _access_figures(run)),
         Section("audited", "What was audited", _audited(run.report)),
         Section("sound", "Is the instrument sound?", sound(run.report), _feature_figures(run.report)),
         Section("attacks", "Attacks", _attacks(run.report)),
@@ -135,6 +136,23 @@ def _verdict(report):
         f'<div class="card {level}"><p class="level"><b>{MARKS[level]} {escape(look.word)}</b></p><h2>{escape(said.headline)}</h2><p>{escape(said.reason)}</p>'
         f'<p><b>Next:</b> {escape(said.next)}</p><div class="columns">{lists}</div></div>'
     )
+
+
+def _access_figures(run):
+    from audit.report import figures
+
+    words = "The strongest attack for each kind of access, chosen on the calibration half, with 95 % intervals; more access can also run what stands above it."
+    return ((f"{words} {_held_out_words(run)}", lambda: figures.ladder_figure(run)),)
+
+
+def _held_out_words(run):
+    """n behind a figure drawn from the stored scores; below 400 a side also why its numbers differ a little from the tables."""
+    from audit.report import series
+
+    members, n = series.held_out_counts(run)
+    crossed = run.report["queries"]["split"] == "cross-fitted"
+    why = ", evaluation half of the first of 10 cross-fitting repeats; the tables print the mean over all of them" if crossed else ""
+    return f"n = {fmt.count(members)} members + {fmt.count(n)} non-members held out{why}."
 
 
 def _audited(report):
