@@ -23,6 +23,7 @@ from audit.stats.crossfit import cross_fitted_auc
 from audit.stats.epsilon import EpsilonBound, default_delta, epsilon_lower_bound
 from audit.stats.evaluate import Evaluation, evaluate
 from audit.stats.flags import Flags, flag
+from audit.stats.paired import compare_all
 from audit.stats.paper_protocol import paper_protocol
 from audit.stats.permutation import PermutationResult, permutation_test
 from audit.stats.power import CRITICAL_Z_ONE_TEST, minimum_detectable_auc, minimum_detectable_share
@@ -101,6 +102,7 @@ class Analysis:
     flags: Flags | None = None
     set_level: SetLevel | None = None
     epsilon: EpsilonBound | None = None
+    comparisons: list[dict] = field(default_factory=list)
     paper_protocol: dict | None = None
     decision: Decision | None = None
 
@@ -194,6 +196,7 @@ def compute(measured, check=None):
     out.blind = blind_baseline(features.values[out.kept], features.names, features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept))
     check()
     _per_image_and_set(out)
+    out.comparisons = _compare(out)
     out.lead_low = _lead_low(out)
     out.decision = decide(_evidence(out))
     return out
@@ -366,6 +369,12 @@ def _per_image_and_set(out):
     if table is not None and len(table.scored_index) > 1:
         losses = np.asarray(table.values[table.scored_index][:, out.kept], dtype=np.float64).T
         out.paper_protocol = {"table": table.name} | paper_protocol(losses, table.scored_timesteps, is_member[out.kept], out.seed)
+
+
+def _compare(out):
+    """The other attacks against the headline attack, on images that chose neither; under cross-fitting those are the evaluation half of the first repeat."""
+    inside = out.evaluation
+    return compare_all({n: a.scores[inside] for n, a in out.done.items()}, out.headline, out.is_member[inside], out.clusters(inside))
 
 
 def _evidence(out):

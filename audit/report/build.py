@@ -13,7 +13,6 @@ NOT_CHECKED = {  # fields of the schema that no part of this version fills
     "measurement.api": "what an API would show (--api)",
     "attacks[].reference_auc": "scores relative to a reference model (--reference)",
     "attacks[].needed": "what a black-box attacker needs",
-    "comparisons": "paired comparisons between attacks",
     "pool": "generated samples (black-box attacks)",
 }
 NO_EPSILON = "An epsilon needs a split that was drawn at random: a manifest of the command split, or the owner's word (--randomised-split)."
@@ -44,7 +43,7 @@ def build_report(out):
         "flags": {"attack": out.headline} | out.flags.to_json(),
         "set_level": out.set_level.to_json(),
         "epsilon_lower_bound": _epsilon(out),
-        "comparisons": None,
+        "comparisons": out.comparisons,
         "pool": None,
         "paper_protocol": out.paper_protocol,
         "self_test": made["self_test"],

@@ -18,6 +18,7 @@ from audit.report import words
 from audit.report.claims import claims_of
 from audit.report.evidence import evidence
 from audit.report.palette import VERDICTS
+from audit.report.parts import comparison_cells, comparison_note
 
 THUMBNAILS = 24  # most exposed members shown when thumbnails are asked for
 THUMBNAIL_BYTES = 64_000
@@ -43,6 +44,7 @@ def sections(run, thumbnails=False):
     """
     parts = [
         Section("verdict", "", _verdict(run.report)),
+        Section("access", "What an attacker needs", "", _access_figures(run)),
         Section("audited", "What was audited", _audited(run.report)),
         Section("sound", "Is the instrument sound?", sound(run.report), _feature_figures(run.report)),
         Section("attacks", "Attacks", _attacks(run.report)),
@@ -134,6 +136,23 @@ def _verdict(report):
         f'<div class="card {level}"><p class="level"><b>{MARKS[level]} {escape(look.word)}</b></p><h2>{escape(said.headline)}</h2><p>{escape(said.reason)}</p>'
         f'<p><b>Next:</b> {escape(said.next)}</p><div class="columns">{lists}</div></div>'
     )
+
+
+def _access_figures(run):
+    from audit.report import figures
+
+    words = "The strongest attack for each kind of access, chosen on the calibration half, with 95 % intervals; more access can also run what stands above it."
+    return ((f"{words} {_held_out_words(run)}", lambda: figures.ladder_figure(run)),)
+
+
+def _held_out_words(run):
+    """n behind a figure drawn from the stored scores; below 400 a side also why its numbers differ a little from the tables."""
+    from audit.report import series
+
+    members, n = series.held_out_counts(run)
+    crossed = run.report["queries"]["split"] == "cross-fitted"
+    why = ", evaluation half of the first of 10 cross-fitting repeats; the tables print the mean over all of them" if crossed else ""
+    return f"n = {fmt.count(members)} members + {fmt.count(n)} non-members held out{why}."
 
 
 def _audited(report):
@@ -229,7 +248,17 @@ def _attacks(report):
     warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
     warnings += _sentences([text for row in words.done_rows(report) if (text := words.reference_sentence(report, row))])
     note = f"n = {_judged(report)}. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
-    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}"
+    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}{_compared(report)}"
+
+
+def _compared(report):
+    """The other attacks against the headline attack, pair by pair; nothing where one attack ran or an older version made the report."""
+    rows = report.get("comparisons")
+    if not rows:
+        return ""
+    heads = ("attack", f"AUC minus that of {words.title_of(rows[0]['a'])}", "p", f"in common among the {fmt.count(rows[0]['overlap_of'])} most exposed")
+    cells = [(words.title_of(row["b"]), *comparison_cells(row)) for row in rows]
+    return f"{_table(heads, cells, 'wide')}<p class='note'>{escape(comparison_note(report))}</p>"
 
 
 def _judged(report):

@@ -191,6 +191,28 @@ def control_sentence(report, control):
     return f"{name}: {result}, {outcome}"
 
 
+# --- attacks against each other ------------------------------------------------------------------------------------------------------------------
+
+
+def comparison_cells(row):
+    """(difference, p, overlap) of one entry of report["comparisons"], printed; words where there is no number."""
+    shared = f"{fmt.count_of(round(row['overlap'] * row['overlap_of']), row['overlap_of'])}"
+    if row["p_value"] is None:
+        return fmt.difference(row["difference"]), row.get("reason") or "no interval", shared
+    return fmt.difference(row["difference"], row["low"], row["high"]), fmt.p_value(row["p_value"]), shared
+
+
+def comparison_note(report):
+    """What the paired comparisons rest on; "" where there are none."""
+    rows = report.get("comparisons")
+    if not rows:
+        return ""
+    members, n = curve_images(report)
+    images = f"{fmt.count(members)} members + {fmt.count(n)} non-members, evaluation half{'' if report['queries']['split'] == 'half' else ' of the first repeat'}"
+    lists = f"by chance two lists of {fmt.count(rows[0]['overlap_of'])} members would share {fmt.fixed(rows[0]['overlap_chance'] * rows[0]['overlap_of'], 0)}"
+    return f"AUC minus that of {title_of(rows[0]['a'])}, same images (n = {images}): paired DeLong, 95 % intervals; p after Holm over {fmt.count(len(rows))}; {lists}."
+
+
 # --- one image, the whole set, ε ----------------------------------------------------------------------------------------------------------------
 
 

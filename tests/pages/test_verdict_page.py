@@ -196,7 +196,7 @@ def test_each_tile_has_its_drawer_and_hashes_wait_for_it(home, full):
 
 def test_the_evidence_of_every_headline_number(full):
     found = ev.evidence(full)
-    assert list(found) == ["auc", "tpr", "p_value", "blind", "shuffled_labels", "nonmembers_twice", "planted_leak", "set_level", "epsilon"]
+    assert list(found) == ["auc", "tpr", "p_value", "blind", "shuffled_labels", "nonmembers_twice", "planted_leak", "set_level", "epsilon", "comparisons"]
     made = full.report
     head = words.attack_of(made, made["verdict"]["headline_attack"])
     assert (found["auc"].value, found["auc"].n, found["auc"].settings) == (fmt.auc(head["auc"]["value"]), "225 members + 225 non-members", words.settings_words(head["settings"]))
@@ -221,6 +221,7 @@ def test_the_second_command_prints_the_number(full):
     head, tail = (words.attack_of(made, made["verdict"][f"{which}_attack"]) for which in ("headline", "tail"))
     assert recomputed(full.folder, found["auc"].recompute[1]) == head["auc"]["value"]
     assert recomputed(full.folder, found["tpr"].recompute[1]) == words.tpr_of(tail, 0.01)["tpr"]
+    assert recomputed(full.folder, found["comparisons"].recompute[1]) == max(row["difference"] for row in made["comparisons"])
 
 
 def test_the_permutation_test_is_recomputed_from_the_scores(home):
