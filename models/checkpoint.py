@@ -2,6 +2,7 @@
 
 open_checkpoint(path) -> Denoiser            on the CPU, float32, evaluation mode
 inspect_checkpoint(path) -> CheckpointInfo   what was recognised; no tensor is read, no network built
+rank_missing(path, images) -> Ranking        which usual values of missing settings denoise the user's images best
 """
 
 import contextlib
@@ -42,6 +43,20 @@ def inspect_checkpoint(path, unpack_into=None, **settings):
     """
     with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
         return checkpoint_format.inspect(place, **given)
+
+
+def rank_missing(path, images, cond=None, unpack_into=None, **settings):
+    """A hint for settings that are missing: their usual values, ranked by how well the network then denoises the user's images. Nothing is decided by it.
+
+    Args: images: (N,C,H,W) in [-1, 1], 8 or more; cond: (N,) class labels; the rest: as open_checkpoint.
+    Returns: models.selftest.Ranking, or None where nothing is missing or the format has nothing to compare.
+    Raises: CheckpointError and its children.
+    """
+    from models.selftest import rank
+
+    with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
+        candidates = checkpoint_format.candidates(place, **given) if hasattr(checkpoint_format, "candidates") else {}
+        return rank(candidates, images, cond) if candidates else None
 
 
 @contextlib.contextmanager

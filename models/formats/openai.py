@@ -6,13 +6,14 @@ predicted and a fixed variance leave no trace, and a wrong one loads without an 
 """
 
 import dataclasses
+import itertools
 
 import torch
 
 from models.base import Denoiser
 from models.errors import CheckpointError
 from models.formats import openai_layout, openai_recipes, single_file
-from models.nets.openai_unet import Heads, OpenAIUNet
+from models.nets.openai_unet import ORDERS, Heads, OpenAIUNet
 from models.overrides import Takes, decide
 from models.schedule import from_betas, openai_betas, respace
 from models.weights import load_into, parameter_count
@@ -47,14 +48,25 @@ class OpenAI:
         parsed = _parse(path, overrides)
         if parsed.info.missing:
             raise CheckpointError(_what_is_missing(parsed))
-        decided, layout = parsed.decided, parsed.layout
-        full = from_betas(openai_betas(decided["beta_schedule"], decided["train_timesteps"]))
-        schedule = respace(full, decided["respacing"])
-        with torch.device("meta"):
-            network = OpenAIUNet(layout, _heads(decided))
-        load_into(network, parsed.weights, openai_layout.short, said_by="its own layout").eval()
-        scale = 1000 / len(full) if decided["rescale_timesteps"] else None
-        return OpenAIDenoiser(network, schedule, parsed.info, decided["variance"], scale, layout.classes)
+        return _build(parsed)
+
+    def candidates(self, path, **overrides):
+        """What the file could be: {"name value, …": Denoiser} for the usual values of every missing setting, all on one set of weights; {} if none is missing.
+
+        For models/selftest.py:rank. The variance, which no noise error shows, is set to fixed_large where it is missing, and does not appear in the names.
+        Raises: CheckpointError: image_size is missing, which no candidate can stand for.
+        """
+        parsed = _parse(path, overrides)
+        if "image_size" in parsed.info.missing:
+            raise CheckpointError(f"{parsed.info.files[0]} does not show the size of its pictures. Expected image_size: give it, then its other settings can be compared.")
+        choices = _choices(parsed)
+        filled, network, made = {"variance": "fixed_large"} if "variance" in parsed.info.missing else {}, None, {}
+        for combination in itertools.product(*choices) if choices else ():
+            values = {name: value for part in combination for name, value in part.items()}
+            denoiser = _build(_parse(path, overrides | filled | values), network)
+            network = network or denoiser.network
+            made[", ".join(f"{name} {value}" for name, value in values.items())] = denoiser
+        return made
 
 
 class OpenAIDenoiser(Denoiser):
@@ -87,6 +99,37 @@ def labels_for(cond, classes, xt):
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise CheckpointError(f"Class labels run from {int(labels.min())} to {int(labels.max())}. Expected 0 to {classes - 1}, the model's {classes} classes: check --labels.")
     return labels.to(device=xt.device, dtype=torch.int64)
+
+
+def _choices(parsed):
+    """[[{setting: value}, …] per missing setting], the usual values that fit; heads are counted per block or by channels."""
+    widths = _attention_widths(parsed.layout)
+    heads = [{name: n} for name, numbers in (("num_heads", (1, 2, 4, 8)), ("num_head_channels", (32, 64))) for n in numbers if all(w % n == 0 for w in widths)]
+    if len(widths) == 1:  # then the two ways of counting are one
+        heads = list({(widths[0] // h["num_head_channels"] if "num_head_channels" in h else h["num_heads"]): h for h in reversed(heads)}.values())
+    usual = {
+        "train_timesteps": [{"train_timesteps": steps} for steps in (1000, 4000)],
+        "beta_schedule": [{"beta_schedule": name} for name in ("linear", "cosine")],
+        "rescale_timesteps": [{"rescale_timesteps": switch} for switch in (True, False)],
+        "prediction_type": [{"prediction_type": kind} for kind in ("epsilon", "sample")],
+        "num_heads": heads,
+        "attention_order": [{"attention_order": order} for order in ORDERS],
+    }
+    return [usual[name] for name in parsed.info.missing if name in usual]
+
+
+def _build(parsed, like=None):
+    """Denoiser of a file with nothing missing; like: a network with the same tensors, whose weights it then shares."""
+    decided, layout = parsed.decided, parsed.layout
+    full = from_betas(openai_betas(decided["beta_schedule"], decided["train_timesteps"]))
+    with torch.device("meta"):
+        network = OpenAIUNet(layout, _heads(decided))
+    if like is None:
+        load_into(network, parsed.weights, openai_layout.short, said_by="its own layout")
+    else:
+        network.load_state_dict(like.state_dict(), assign=True)
+    scale = 1000 / len(full) if decided["rescale_timesteps"] else None
+    return OpenAIDenoiser(network.requires_grad_(False).eval(), respace(full, decided["respacing"]), parsed.info, decided["variance"], scale, layout.classes)
 
 
 @dataclasses.dataclass(frozen=True)
