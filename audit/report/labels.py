@@ -61,7 +61,8 @@ def _cost(points, placed, i, at, height, lines, widths):
         bad += 0.5 * sum(overlap(box, (a * width, y - 2, b * width, y + 2)) for a, b, y in lines)
         for j, other in enumerate(points):
             x = other.x * width
-            bad += overlap(box, (x - MARK, other.y - MARK, x + MARK, other.y + MARK)) + (0.5 if j != i else 0.1) * overlap(box, (x - 2, other.high, x + 2, other.low))
+            mark = (x - MARK, other.y - MARK, x + MARK, other.y + MARK)
+            bad += overlap(box, mark) + 0.25 * (j != i and _crosses(points[i], at, mark, width)) + (0.5 if j != i else 0.1) * overlap(box, (x - 2, other.high, x + 2, other.low))
             bad += 0.25 * (j in placed and _crosses(points[j], placed[j], box, width))
     return 1000 * bad + (at[0] ** 2 / 4 + at[1] ** 2) ** 0.5
 
