@@ -64,7 +64,7 @@ def wish_of(request):
     """What a Request asks of the measurement, as tasks.facts_of takes it."""
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
-        "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget,
+        "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget, "settings": request.settings,
     }  # fmt: skip
 
 

@@ -256,10 +256,12 @@ def facts_of(opened, wish):
 
     Args:
         opened: {source: Denoiser}, which have the same timesteps.
-        wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit).
+        wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit),
+            settings ({attack: {setting: value}} that the user fixed).
     Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
+    from audit.attacks import choose, filtered_probes
     from audit.presets import grid
     from audit.probes import PROBES
     from audit.sources import noise_warning
@@ -268,10 +270,12 @@ def facts_of(opened, wish):
     timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
     settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
     probes, skipped = _affordable(opened, settings, wish["attacks"], wish["budget"])
+    filtered = filtered_probes(choose(wish["attacks"]), wish["settings"])
+    settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
     plan = engine.MeasurePlan(**settings)
     specs = {source + table: spec for source in opened for table, spec in engine.specs(plan, denoiser.schedule).items()}
-    values = len(opened) * sum(plan.of(name).draws * len(PROBES[name].TABLES) * len(plan.of(name).timesteps) for name in probes)
+    values = len(opened) * sum(plan.of(name).draws * len(plan.probe(name).TABLES) * len(plan.of(name).timesteps) for name in probes)
     versions = {name: PROBES[name].VERSION for name in probes}
     calls, shared = (sum(int(count(plan, d)) for d in opened.values()) for count in (engine.calls_per_image, engine.shared_calls))
     reference = opened.get(REFERENCE)

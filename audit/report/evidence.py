@@ -88,6 +88,8 @@ def _files_of(run, attack):
     from audit.attacks import ATTACKS
 
     names = ATTACKS[attack].card.tables if attack in ATTACKS else ()
+    if ((run.attack(attack)["settings"] or {}).get("filter")) == "low-pass":
+        names = [f"{name}_low" for name in names]
     names = [source + name for source in (TARGET, REFERENCE) for name in names]
     return tuple(f"tables/{stem(name)}.npy" for name in names if name in run.tables)
 
