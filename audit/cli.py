@@ -16,11 +16,13 @@ from models.overrides import OVERRIDES
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
 RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
-RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference", "api")
 OVERRIDE_FLAGS = {"whole": "N", "number": "X", "text": "TEXT"}  # what stands for a value in --help; choices show themselves
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
+KINDS["api"] = (str, dict)
 KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size"), (int,))
 EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
+EXPECTED["api"] = "KEY=VALUE,… such as steps=20,bits=8"
 OK, COULD_NOT_RUN, INCONCLUSIVE, INTERRUPTED = 0, 2, 3, 130
 
 
@@ -122,6 +124,7 @@ def _run_flags(run):
     drawn.add_argument("--manifest", type=path_given, metavar="F", help="verify the split that `split` drew before training")
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
     run.add_argument("--reference", type=path_given, metavar="P", help="a checkpoint not trained on the members, such as the base of a fine-tune: its scores are subtracted")
+    run.add_argument("--api", metavar="KEY=VALUE,…", help="attack only what an API shows: steps=20,bits=8,noise=0.02,jpeg=75; white-box attacks are skipped")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
     _override_flags(run)
 

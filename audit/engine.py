@@ -45,6 +45,7 @@ class MeasurePlan:
         batch_size: rows per forward pass, None = not decided; precision: "fp32", "tf32" or "bf16".
         probes: names in PROBES; clip: clamp x0_hat to [-1, 1], None = for pixel models only.
         own: (probe, timesteps, draws) of the probes that do not follow `timesteps` and `draws`; see `own_grids`.
+        filtered: those of `probes` that also make their low-pass tables.
     """
 
     timesteps: tuple[int, ...]
@@ -55,10 +56,12 @@ class MeasurePlan:
     probes: tuple[str, ...] = ("noised",)
     clip: bool | None = None
     own: tuple[tuple[str, tuple[int, ...], int], ...] = ()
+    filtered: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "timesteps", tuple(int(t) for t in self.timesteps))
         object.__setattr__(self, "probes", tuple(self.probes))
+        object.__setattr__(self, "filtered", tuple(self.filtered))
         object.__setattr__(self, "own", tuple((name, tuple(int(t) for t in timesteps), draws) for name, timesteps, draws in self.own))
         if not self.timesteps:
             raise RequestError("No timesteps were given. Expected at least one.")
@@ -74,10 +77,19 @@ class MeasurePlan:
             if name not in PROBES:
                 raise RequestError(f"There is no probe {str(name)[:40]!r}. Expected one of {', '.join(PROBES)}.")
 
+    def probe(self, name):
+        """The Probe of one of its names, with low-pass tables where they are asked for."""
+        return _low_passed(name) if name in self.filtered else PROBES[name]
+
     def of(self, name):
         """The plan of one of its probes alone, with that probe's timesteps and draws."""
         timesteps, draws = next(((t, s) for probe, t, s in self.own if probe == name), (self.timesteps, self.draws))
         return replace(self, timesteps=timesteps, draws=1 if PROBES[name].DRAWS == 0 else draws, probes=(name,), own=())
+
+
+@functools.cache
+def _low_passed(name):
+    return PROBES[name].low_passed()
 
 
 def own_grids(probes, schedule, draws):
@@ -95,7 +107,7 @@ def specs(plan, schedule):
     for name in plan.probes:
         timesteps = plan.of(name).timesteps
         _check_timesteps(timesteps, len(schedule))
-        found |= dict.fromkeys(PROBES[name].TABLES, ("timestep", timesteps))
+        found |= dict.fromkeys(plan.probe(name).TABLES, ("timestep", timesteps))
     return found
 
 
@@ -103,7 +115,7 @@ def calls_of(plan, denoiser):
     """{probe: network calls that one image costs} of a plan, without those that an audit makes once for all images."""
     found = {}
     for name in plan.probes:
-        probe, own = PROBES[name], plan.of(name)
+        probe, own = plan.probe(name), plan.of(name)
         measured = _measured(probe, own, denoiser)
         rows = {"draw": len(measured) * own.draws, "timestep": len(measured), "image": min(1, len(measured))}[probe.ROW]
         found[name] = rows * probe.row_calls(measured, own.draws, len(denoiser.schedule)) if rows else 0
@@ -154,7 +166,7 @@ def measure_block(denoiser, x0, plan, should_stop=None, on_calls=None, noise=Non
     tables = {}
     for name in plan.probes:
         own = plan.of(name)
-        tables |= _measure_probe(denoiser, x0, PROBES[name], own, noise, (should_stop, on_calls, on_batch_size))
+        tables |= _measure_probe(denoiser, x0, plan.probe(name), own, noise, (should_stop, on_calls, on_batch_size))
     return tables
 
 
@@ -315,7 +327,7 @@ def default_batch_size(denoiser, plan, device):
 def _timed(plan):
     """(Probe, its plan) of the probe that speed is measured with: the noised one, which has the most rows, or the first."""
     name = "noised" if "noised" in plan.probes else plan.probes[0]
-    return PROBES[name], plan.of(name)
+    return plan.probe(name), plan.of(name)
 
 
 def _timer(denoiser, plan, device, x0=None):

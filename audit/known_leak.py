@@ -13,7 +13,7 @@ from audit.stats.controls import Control
 from audit.stats.permutation import LEVEL
 
 NAME, FILE = "bundled_leaky", "known_leak.json"
-SETTINGS = ("preset", "attacks", "timesteps", "draws", "seed", "budget", "device", "batch_size", "precision", "settings")  # of the run; images and checkpoint are the demo's
+SETTINGS = ("preset", "attacks", "timesteps", "draws", "seed", "budget", "device", "batch_size", "precision", "settings", "api")  # of the run; images and checkpoint are the demo's
 
 
 def request_like(request):

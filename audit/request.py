@@ -6,13 +6,14 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from audit.api import parse_api
 from audit.errors import RequestError
 from audit.presets import PRESETS
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 DEFAULT_BUDGET, BUDGET_OF_ALL = 1, 10  # loss grids: without --attacks, and with --attacks all
-ADDED = ("reference",)  # fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
+ADDED = ("reference", "api")  # fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
 NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
 
 
@@ -33,6 +34,7 @@ class Request:
         claimed_dp: (ε, δ) that somebody claims for the training, to be checked, or None; ε above 0, δ from 0 to below 1.
         budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
         reference: absolute path of a checkpoint whose scores are subtracted, or None.
+        api: what an API shows, as audit.api.parse_api takes it (text or dict) and kept with every key, or None for the weights themselves.
     """
 
     checkpoint: str
@@ -54,6 +56,7 @@ class Request:
     overrides: dict = field(default_factory=dict)
     budget: int | None = None
     reference: str | None = None
+    api: dict | None = None
 
     def __post_init__(self):
         for name in ("checkpoint", "members", "nonmembers", "name"):
@@ -83,6 +86,8 @@ class Request:
             raise RequestError("--manifest and --randomised-split were both given. Expected one: a manifest shows what the other only says.")
         if not (self.reference is None or (isinstance(self.reference, str) and self.reference)):
             raise RequestError(f"--reference is {str(self.reference)[:40]!r}. Expected a path to a checkpoint.")
+        if self.api is not None:
+            object.__setattr__(self, "api", parse_api(self.api).to_json())
         if self.claimed_dp is not None:
             object.__setattr__(self, "claimed_dp", dp_claim(self.claimed_dp))
         if self.budget is not None and (not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0):

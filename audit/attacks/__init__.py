@@ -47,6 +47,14 @@ def as_run(name, reference=False):
     return Relative(ATTACKS[name]) if reference else ATTACKS[name]
 
 
+def filtered_probes(names, settings):
+    """Probes whose low-pass tables somebody asked for: those of the attacks with `filter: low-pass` among their fixed settings.
+
+    Args: names: canonical names that run; settings: {attack: {setting: value}}.
+    """
+    return {probe for name in names if settings.get(name, {}).get("filter") == "low-pass" for probe in ATTACKS[name].card.probes}
+
+
 def within_budget(names, calls, grid_calls, budget):
     """Which attacks run when together they may cost so much: the cheapest first; a probe that several read is paid once.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from audit import __version__
+from audit.api import Api
 from audit.errors import HomeError
 from audit.files import write_json
 from audit.jobs import tasks
@@ -65,7 +66,7 @@ def wish_of(request):
     """What a Request asks of the measurement, as tasks.facts_of takes it."""
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
-        "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget,
+        "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget, "settings": request.settings, "api": request.api,
         "also": ("untrained",) if PRESETS[request.preset].untrained else (),
     }  # fmt: skip
 
@@ -114,8 +115,9 @@ class Audit:
 
     def _open(self, before):
         path = checkpoint_place(self.request.checkpoint, self.config)
-        second = (checkpoint_place(self.request.reference, self.config), before["reference"]) if self.request.reference else ()
-        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads, *second)
+        second = (checkpoint_place(self.request.reference, self.config), before["reference"]) if self.request.reference else (None, None)
+        shown = None if self.request.api is None else Api(**self.request.api)
+        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads, *second, shown)
         self.opened, self.facts = self._task("checkpoint", tasks.open_network, self.place, wish_of(self.request))
         info = self.opened.info
         self.ticket.log.write(f"{info['format']}, {info['architecture']}, {info['parameters']:,} parameters, sha256 {info['sha256']}; {self.opened.device_words}")
@@ -143,6 +145,7 @@ class Audit:
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
         added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
+        added |= {"api": self.request.api} if self.request.api else {}
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
@@ -279,7 +282,7 @@ class Audit:
                 "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
                 "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
                 "model_calls_once": self.facts.shared_calls, "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
-                "skipped": self.facts.skipped, "reference": self.facts.reference and {name: self.facts.reference[name] for name in REFERENCE_FIELDS},
+                "api": self.request.api, "skipped": self.facts.skipped, "reference": self.facts.reference and {name: self.facts.reference[name] for name in REFERENCE_FIELDS},
             },
             "cost": {"model_calls": calls, "seconds": seconds, "device": self.opened.device_words, "throughput": self.count * self.engine.workers / max(1e-6, seconds)},
             "versions": {

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audit.api import WHITE_BOX, Api
 from audit.sources import REFERENCE, TARGET
 
 SELF_TEST_IMAGES = 64
@@ -29,6 +30,7 @@ class Place:
         device: "cpu", "cuda" or "auto"; threads: of torch on the CPU, or None to leave them alone.
         overrides: (name, value) pairs, what the checkpoint's files do not say.
         reference, reference_version: the same of a second network that is measured beside it, or None.
+        api, seed: audit.api.Api through which both are seen, and the seed of its noise; None = the networks themselves.
     """
 
     checkpoint: str
@@ -38,6 +40,8 @@ class Place:
     overrides: tuple = ()
     reference: str | None = None
     reference_version: str | None = None
+    api: Api | None = None
+    seed: int = 0
 
     @property
     def identity(self):
@@ -58,9 +62,9 @@ class Place:
         return open_checkpoint(self.reference, **dict(self.overrides if same else ()))
 
 
-def place_of(request, checkpoint, version, threads, *reference):
-    """The Place of a Request's checkpoint. Args: reference: its path and version, where there is one."""
-    return Place(str(checkpoint), version, request.device, threads, tuple(sorted(request.overrides.items())), *reference)
+def place_of(request, checkpoint, version, threads, reference=None, reference_version=None, api=None):
+    """The Place of a Request's checkpoint, and of its reference where there is one. Args: as the attributes of Place."""
+    return Place(str(checkpoint), version, request.device, threads, tuple(sorted(request.overrides.items())), reference, reference_version, api, request.seed)
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ def networks(place):
     """
     torch = _prepare_process(place)
     device = _device(place)
-    key = (place.identity, place.reference, place.reference_version, str(device))
+    key = (place.identity, place.reference, place.reference_version, place.api, place.seed if place.api else 0, str(device))
     with _cache_lock:
         if _cache.get("key") != key:
             _cache.clear()
@@ -255,6 +259,10 @@ def _open(place):
             raise type(error)(f"--reference: {error}") from None
         require_comparable(opened[TARGET], opened[REFERENCE])
         align(opened[TARGET], opened[REFERENCE])
+    if place.api is not None:
+        from audit.probes.api_view import ApiView
+
+        opened = {source: ApiView(denoiser, place.api, place.seed) for source, denoiser in opened.items()}
     return opened
 
 
@@ -281,10 +289,11 @@ def facts_of(opened, wish):
     Args:
         opened: {source: Denoiser}, which have the same timesteps.
         wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit),
-            also (probes that no attack reads).
+            also (probes that no attack reads), settings ({attack: {setting: value}} that the user fixed), api (None, or anything: the networks are seen through an API).
     Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
+    from audit.attacks import choose, filtered_probes
     from audit.presets import grid
     from audit.probes import PROBES
     from audit.sources import noise_warning
@@ -292,11 +301,13 @@ def facts_of(opened, wish):
     denoiser = opened[TARGET]
     timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
     settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
-    probes, skipped = _affordable(opened, settings, wish["attacks"], wish["budget"], wish["also"])
+    probes, skipped = _affordable(opened, settings, wish)
+    filtered = filtered_probes(choose(wish["attacks"]), wish["settings"])
+    settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
     plan = engine.MeasurePlan(**settings)
     specs = {source + table: spec for source in opened for table, spec in engine.specs(plan, denoiser.schedule).items()}
-    values = len(opened) * sum(plan.of(name).draws * len(PROBES[name].TABLES) * len(plan.of(name).timesteps) for name in probes)
+    values = len(opened) * sum(plan.of(name).draws * len(plan.probe(name).TABLES) * len(plan.of(name).timesteps) for name in probes)
     versions = {name: PROBES[name].VERSION for name in probes}
     calls, shared = (sum(int(count(plan, d)) for d in opened.values()) for count in (engine.calls_per_image, engine.shared_calls))
     reference = opened.get(REFERENCE)
@@ -304,14 +315,18 @@ def facts_of(opened, wish):
     return Facts(settings, specs, calls, values, versions, shared, skipped, reference and reference.info.to_json(), (warning,) if warning else ())
 
 
-def _affordable(opened, settings, attacks, budget, also):
+def _affordable(opened, settings, wish):
     """(probes to run, in registry order; {attack: why it is left out})."""
     from audit import engine
     from audit.attacks import ATTACKS, choose, within_budget
     from audit.errors import RequestError
     from audit.probes import PROBES
 
-    names, denoiser = choose(attacks), opened[TARGET]
+    names, denoiser, budget = choose(wish["attacks"]), opened[TARGET], wish["budget"]
+    hidden = {name: WHITE_BOX for name in names if wish["api"] and ATTACKS[name].card.threat_model == "white-box"}
+    names = tuple(name for name in names if name not in hidden)
+    if not names:
+        raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
     plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
     cost = engine.calls_of(plan, denoiser)
     for probe in PROBES:
@@ -320,7 +335,8 @@ def _affordable(opened, settings, attacks, budget, also):
     chosen, skipped = within_budget(names, cost | {"noised": 0}, cost["noised"], budget)
     if not chosen:
         raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
-    used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(also)
+    skipped |= hidden
+    used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
     return tuple(probe for probe in PROBES if probe in used), skipped
 
 
@@ -355,7 +371,7 @@ def test_network(place, images, count):
 
     (opened, _), found = networks(place), []
     for source, denoiser in opened.items():
-        tested = run_self_test(denoiser, images, count)
+        tested = run_self_test(getattr(denoiser, "behind", denoiser), images, count)  # an API may show too little for it
         if source == REFERENCE and not tested.passed:
             measured = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
             raise SelfTestFailed(f"--reference does not denoise these images: {measured}. {tested.hint}")

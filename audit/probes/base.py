@@ -1,5 +1,6 @@
 """What the engine asks of a probe, and what most probes share."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ class Probe:
         DRAWS: 0 = it draws no noise, and its tables hold one draw; a number = so many in every audit; None = as many as the audit asks for.
         NOISES_PER_DRAW: pictures of noise behind one draw of the tables (ROW "image").
         CALLS_PER_ROW: network calls of one row, where `row_calls` says nothing else.
+        FILTERED: tables that `low_passed` adds at no call; empty where no distance is filtered. low: whether this one makes them.
         EXACT: its numbers are differences of nearly equal predictions: float32 whatever the precision asked for.
     """
 
@@ -48,6 +50,15 @@ class Probe:
     NOISES_PER_DRAW = 1
     CALLS_PER_ROW = 1
     EXACT = False
+    FILTERED = ()
+    low = False
+
+    def low_passed(self):
+        """This probe with its FILTERED tables after its others: a new one, whose other numbers are the same."""
+        assert self.FILTERED, self.name
+        other = copy.copy(self)
+        other.low, other.TABLES = True, self.TABLES + self.FILTERED
+        return other
 
     def own_timesteps(self, length):
         """Ints of a schedule of `length` steps where an audit measures this probe, or None for the audit's own grid."""

@@ -32,7 +32,7 @@ def build_report(out):
         "checkpoint": made["checkpoint"],
         "queries": _queries(out),
         "preprocessing": out.measured.queries["preprocessing"],
-        "measurement": {**made["measurement"], "api": None},
+        "measurement": {"api": None, **made["measurement"]},
         "attacks": [_attack(out, name) for name in out.attacks],
         "permutation": {"p_value": perm.p_value, "attack": perm.attack, "score": perm.score, "critical_z": perm.critical_z, "draws": perm.draws},
         "direction": _direction(out.direction),
@@ -61,7 +61,7 @@ def build_report(out):
 
 def _asked(request):
     """Fields of NOT_CHECKED that this audit fills."""
-    return () if request.reference is None else ("attacks[].reference_auc",)
+    return [name for name, asked in (("attacks[].reference_auc", request.reference), ("measurement.api", request.api)) if asked is not None]
 
 
 def _queries(out):

@@ -6,6 +6,7 @@ are sentences that people are tempted to write. Under rules 2 and 3 nothing that
 
 from audit import format as fmt
 from audit.report.parts import (
+    api_of,
     as_sentence,
     attack_of,
     blind_missing,
@@ -16,7 +17,8 @@ from audit.report.parts import (
     done_rows,
     finding,
     headline_auc,
-    relative_words,
+    reference_of,
+    terms_words,
     title_of,
     tpr_of,
 )
@@ -74,7 +76,7 @@ def _condition(report):
 
 
 def _attacker(report, row):
-    return f"an attacker {ACCESS.get(row['threat_model'], 'of this kind')} ({title_of(row['name'])}{relative_words(report)})"
+    return f"an attacker {ACCESS.get(row['threat_model'], 'of this kind')} ({title_of(row['name'])}{terms_words(report)})"
 
 
 def _ranks(report):
@@ -269,9 +271,12 @@ def _optimistic(report):
 
 
 def _relative(report):
-    if not relative_words(report):
-        return []
-    return [("An attacker without another model reaches these numbers.", "Every score here is the checkpoint's minus that of a reference model on the same image.")]
+    out = []
+    if reference_of(report):
+        out.append(("An attacker without another model reaches these numbers.", "Every score here is the checkpoint's minus that of a reference model on the same image."))
+    if api_of(report):
+        out.append(("These numbers hold for whoever has the weights.", f"Only what the API shows was attacked: {api_of(report)}."))
+    return out
 
 
 def _held_out(report):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from audit import format as fmt
 from audit.known_leak import FILE
 from audit.report import series
-from audit.report.parts import CONTROL_NAMES, attack_of, blind_of, comparison_cells, control_row, curve_images, relative_words, settings_words, title_of, tpr_of
+from audit.report.parts import CONTROL_NAMES, attack_of, blind_of, comparison_cells, control_row, curve_images, settings_words, terms_words, title_of, tpr_of
 from audit.sources import REFERENCE, TARGET
 from audit.tables import stem
 
@@ -92,6 +92,8 @@ def _files_of(run, attack):
     from audit.attacks import ATTACKS
 
     names = ATTACKS[attack].card.tables if attack in ATTACKS else ()
+    if ((run.attack(attack)["settings"] or {}).get("filter")) == "low-pass":
+        names = [f"{name}_low" for name in names]
     names = [source + name for source in (TARGET, REFERENCE) for name in names]
     return tuple(f"tables/{stem(name)}.npy" for name in names if name in run.tables)
 
@@ -129,7 +131,7 @@ def _auc(run):
     interval = f"95 % {fmt.auc_bounds(row['auc']['low'], row['auc']['high'])}"
     what, settings = f"AUC of {title_of(row['name'])}, the attack with the best AUC on the calibration half", settings_words(row["settings"])
     files = _files_of(run, row["name"])
-    return Evidence("auc", what, fmt.auc(row["auc"]["value"]), interval, _judged(report), _half(report), settings + relative_words(report), _calls(row), files, tuple(commands))
+    return Evidence("auc", what, fmt.auc(row["auc"]["value"]), interval, _judged(report), _half(report), settings + terms_words(report), _calls(row), files, tuple(commands))
 
 
 def _tpr(run):
@@ -142,7 +144,7 @@ def _tpr(run):
     what = f"TPR at {fmt.fpr(FPR)} FPR of {title_of(row['name'])}, the attack with the best TPR at 5{fmt.NARROW}% FPR on the calibration half"
     value, interval = fmt.tpr_value(point, members, n), fmt.tpr_bounds(point, members)
     judged = f"{fmt.count(members)} members + {fmt.count(n)} non-members"
-    settings = settings_words(row["settings"]) + relative_words(report)
+    settings = settings_words(row["settings"]) + terms_words(report)
     return Evidence("tpr", what, value, interval, judged, half, settings, _calls(row), _files_of(run, row["name"]), (RESCORE, _python(code)))
 
 

@@ -163,6 +163,7 @@ def _audited(report):
         ("Checkpoint", f"{checkpoint['format']}, {checkpoint['architecture']}, {fmt.millions(checkpoint['parameters'])} parameters, weights: {checkpoint['weights']}"),
         ("SHA-256", checkpoint["sha256"]),
         *_reference(report),
+        *([("Seen through an API", f"{words.api_of(report)}; a timestep counts the steps shown")] if words.api_of(report) else []),
         ("Predicts", f"{checkpoint['prediction_type']}, {fmt.count(checkpoint['train_timesteps'])} timesteps, images of {width} × {height} × {channels}"),
         *((f"Setting {setting['name']}", f"{setting['value']}, from {setting['decided_by']}") for setting in checkpoint["settings"]),
         ("Query images", f"{fmt.count(queries['members'])} members, {fmt.count(queries['nonmembers'])} non-members; {SPLITS[queries['split']]}"),

@@ -4,6 +4,7 @@ Every function takes a report (a dict as in report.json) whose part may be null:
 """
 
 from audit import format as fmt
+from audit.api import api_words
 from audit.attacks import ATTACKS
 
 BLIND_NOT_CHECKED = "Whether the sets differ without the model: not checked yet"
@@ -38,9 +39,16 @@ def reference_of(report):
     return (report.get("measurement") or {}).get("reference")
 
 
-def relative_words(report):
-    """`, relative to a reference model`, after an attack's name or settings; empty without one."""
-    return ", relative to a reference model" if reference_of(report) else ""
+def api_of(report):
+    """`20 steps, 8-bit pictures`: what the API showed that was attacked, in words; None where the model itself was."""
+    api = (report.get("measurement") or {}).get("api")
+    return api and api_words(api)
+
+
+def terms_words(report):
+    """`, relative to a reference model` and `, through an API that shows …`, after an attack's name or settings; empty where neither holds."""
+    shown = api_of(report)
+    return (", relative to a reference model" if reference_of(report) else "") + (f", through an API that shows {shown}" if shown else "")
 
 
 def reference_sentence(report, row):

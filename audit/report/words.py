@@ -11,6 +11,7 @@ from audit.halves import HALF_SPLIT_FROM
 from audit.report.parts import (  # noqa: F401, look-ups and sentences are read as words.NAME
     BLIND_NOT_CHECKED,
     CONTROL_NAMES,
+    api_of,
     attack_of,
     blind_missing,
     blind_of,
@@ -30,9 +31,9 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     provenance_sentence,
     reference_of,
     reference_sentence,
-    relative_words,
     set_level_sentences,
     settings_words,
+    terms_words,
     title_of,
     tpr_of,
 )
@@ -99,7 +100,7 @@ def reasons(report):
     if alone:
         against.append(alone)
     judged = "cross-fitted" if report["queries"]["split"] == "cross-fitted" else "held out"
-    auc = f"{title_of(head['name'])}{relative_words(report)}: AUC {fmt.value_interval(head['auc'])}, {judged}"
+    auc = f"{title_of(head['name'])}{terms_words(report)}: AUC {fmt.value_interval(head['auc'])}, {judged}"
     beyond = clears_chance(head["auc"])
     (for_ if beyond else against).append(auc if beyond else f"{auc}; the interval holds 0.5 or lies below it")
     if point["low"]:

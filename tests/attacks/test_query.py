@@ -16,6 +16,7 @@ from tests.engine.common import denoiser, images
 N = 40
 IS_MEMBER = np.arange(N) < N // 2
 EVEN = np.arange(N) % 2 == 0
+LARGE = (2, 12, 11)  # beyond the square that the low-pass filter keeps
 STEPPED = [name for name in ATTACKS if isinstance(ATTACKS[name], SteppedAttack)]
 
 
@@ -34,8 +35,8 @@ def quiet(tmp_path_factory):
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory):
     """A smooth model whose numbers depend on everything."""
-    model = denoiser(steps=100)
-    return tables_of(tmp_path_factory.mktemp("varied"), model, images(12))
+    model = denoiser(steps=100, shape=LARGE)
+    return tables_of(tmp_path_factory.mktemp("varied"), model, images(12, shape=LARGE), filtered=("noised", "pia", "pian", "secmi"))
 
 
 def best(attack, tables, inside, fixed=None):
@@ -108,13 +109,14 @@ def plain_scores(name, tables, choice):
         return [-min(float(draw) for draw in tables["gray_free_mse"].per_draw[:, column, i]) for i in rows]
     table = {"naive_loss": "eps_mse", "sima_mc": "eps_hat_l4", "pia": "pia_l4", "pian": "pian_l4", "secmi": "secmi_l2"}.get(name)
     table = table or {"scaled": "sima_scaled_l4", "unscaled": "sima_l4"}[choice["query"]]
+    table += "_low" if choice.get("filter") == "low-pass" else ""
     return [-mean(table, t - 1 if choice.get("loop") == "released" else t, i) for i in rows]
 
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_every_score_agrees_with_the_plain_formula(name, varied):
     attack = ATTACKS[name]
-    for fixed in ({}, {"loop": "released"}, {"directions": 3}):
+    for fixed in ({}, {"loop": "released"}, {"directions": 3}, {"filter": "low-pass"}):
         if set(fixed) <= {s.name for s in attack.card.settings}:
             for choice in attack.candidates(varied, fixed):
                 np.testing.assert_allclose(attack.score(varied, choice), plain_scores(name, varied, choice.settings()), rtol=1e-5, atol=1e-6)
@@ -124,7 +126,8 @@ def test_every_score_agrees_with_the_plain_formula(name, varied):
 def test_every_setting_of_the_card_changes_the_score(name, varied):
     attack = ATTACKS[name]
     steps = attack.timesteps(varied)
-    values = {"t": (steps[-1], steps[1]), "loop": ("paper", "released"), "query": ("scaled", "unscaled"), "directions": (10, 1), "angle": (0.0, 1.0)}
+    values = {"filter": ("none", "low-pass")}
+    values |= {"t": (steps[-1], steps[1]), "loop": ("paper", "released"), "query": ("scaled", "unscaled"), "directions": (10, 1), "angle": (0.0, 1.0)}
     start = {"t": steps[-1], **({"angle": 0.5} if name == "dime" else {})}
     for setting in attack.card.settings:
         scores = []
@@ -187,6 +190,10 @@ def test_a_missing_table_is_said_and_nothing_else_is_read(name, varied):
     assert all(hasattr(attack, method) for method in vars(Attack) if not method.startswith("_"))
     with pytest.raises(AttackError, match=f"needs the table {attack.card.tables[0]}"):
         attack.candidates({}, {})
+    if any(setting.name == "filter" for setting in attack.card.settings):
+        filtered = attack.candidates(varied, {"filter": "low-pass"})[0]
+        with pytest.raises(AttackError, match=f"needs the table {attack.card.tables[0]}_low"):
+            attack.score({table: varied[table] for table in attack.card.tables}, filtered)
     own = {table: varied[table] for table in attack.card.tables}
     choice = attack.candidates(own, {})[0]
     assert np.array_equal(attack.score(own, choice), attack.score(varied, choice))

@@ -35,10 +35,10 @@ def gaussian(variance=0.25):
     return Gaussian(variance, small_schedule(STEPS), SHAPE)
 
 
-def plan_of(model, names=tuple(ATTACKS), draws=DRAWS, seed=0, batch_size=None):
-    """The MeasurePlan of an audit with these attacks, on a grid of 10 timesteps."""
+def plan_of(model, names=tuple(ATTACKS), draws=DRAWS, seed=0, batch_size=None, filtered=()):
+    """The MeasurePlan of an audit with these attacks, on a grid of 10 timesteps. filtered: probes that also make their low-pass tables."""
     probes = tuple(p for p in PROBES if any(p in ATTACKS[n].card.probes for n in names))
-    return MeasurePlan(grid(10, len(model.schedule)), draws, seed, batch_size, probes=probes, own=own_grids(probes, model.schedule, draws))
+    return MeasurePlan(grid(10, len(model.schedule)), draws, seed, batch_size, probes=probes, own=own_grids(probes, model.schedule, draws), filtered=filtered)
 
 
 def tables_of(folder, model, x0, **changes):

@@ -1,4 +1,4 @@
-"""Whole jobs that measure more than the bare checkpoint: beside a reference."""
+"""Whole jobs that measure more than the bare checkpoint: beside a reference, through an API."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_reference_is_measured_beside_the_checkpoint(home, request_for, base, 
         return outcome
 
     monkeypatch.setattr(tasks, "measure", counted)
-    job = run(home, request_for(attacks=ATTACKS, draws=2, reference=base))
+    job = run(home, request_for(attacks=ATTACKS, draws=2, reference=base, settings={"naive_loss": {"filter": "low-pass"}}))
     assert (job.state, job.error) == ("done", "")
     opened, report = open_run(job.folder), report_of(job)
     per_image = 2 * (5 * 2 + 4 * 2)  # both models: the grid, sima
@@ -59,7 +59,7 @@ def test_a_reference_is_measured_beside_the_checkpoint(home, request_for, base, 
     for row in report["attacks"]:
         assert row["status"] == "done" and row["auc"]["noise_sd"] is not None
     row = opened.attack("naive_loss")
-    eps, other = opened.tables["eps_mse"], opened.tables["reference/eps_mse"]
+    eps, other = opened.tables["eps_mse_low"], opened.tables["reference/eps_mse_low"]
     column = list(eps.timesteps).index(row["settings"]["t"])
     np.testing.assert_allclose(opened.scores_of("naive_loss"), other.values[column] - eps.values[column].astype(np.float64), rtol=1e-5, atol=1e-7)
     inside = opened.evaluation
@@ -134,3 +134,36 @@ def test_the_command_line_takes_a_reference_from_flag_and_file(pair, base, tmp_p
     assert "--reference: gone was not found" in capsys.readouterr().err
     with pytest.raises(RequestError, match="--reference is '3'"):
         Request("c", "m", "n", "x", reference=3)
+
+
+def test_through_an_api_white_box_attacks_are_skipped_and_the_others_see_pictures(home, request_for, base):
+    request = request_for(attacks=("loss_eps", "naive_loss", "gray_intermediate", "sima"), api="steps=10,bits=6", reference=base)
+    assert request.api == {"steps": 10, "bits": 6, "noise": 0.0, "jpeg": None} and Request.from_json(request.to_json()) == request
+    assert request.identity() == request_for(attacks=request.attacks, api={"bits": 6, "steps": 10}, reference=base).identity() != request_for(attacks=request.attacks).identity()
+    job = run(home, request)
+    report = report_of(job)
+    rows = {row["name"]: row for row in report["attacks"]}
+    assert rows["loss_eps"]["status"] == "skipped" and "shows no weights" in rows["loss_eps"]["reason"] and rows["loss_eps"]["auc"] is None
+    assert [n for n, row in rows.items() if row["status"] == "done"] == ["gray_intermediate", "naive_loss", "sima"]
+    assert report["measurement"]["api"] == request.api and "measurement.api" not in report["not_checked"] and max(report["measurement"]["timesteps"]) == 9
+    made = json.loads((Path(job.folder) / "measurement.json").read_text())
+    assert len(made["schedule"]["alphas_cumprod"]) == 10
+    assert "through an API that shows 10 steps, 6-bit pictures" in json.dumps(report["verdict"]) and "10 steps, 6-bit pictures" in (Path(job.folder) / "report.html").read_text()
+    assert any("whoever has the weights" in c["text"] for c in report["verdict"]["claims"]["blocked"])
+    none_left = run(home, request_for(attacks=("loss_x0",), api="bits=8"))
+    assert none_left.state == "failed" and none_left.error.startswith("--api leaves none of the attacks asked for") and none_left.done_calls == 0
+    too_many = run(home, request_for(api="steps=1000"))
+    assert too_many.state == "failed" and too_many.error == "--api steps is 1,000. Expected at most 200, the steps of this model."
+
+
+def test_the_command_line_takes_an_api_from_flag_and_file(pair, tmp_path, capsys):
+    config = tmp_path / "audit.yaml"
+    config.write_text("api: {steps: 20, noise: 0.02}\n")
+    common = ["run", *(part for name in ("checkpoint", "members", "nonmembers") for part in (f"--{name}", pair[name]))]
+    for extra in (["--api", "steps=20,noise=0.02"], ["--config", str(config)]):
+        request, _ = cli.request_from(cli._parser().parse_args([*common, *extra]))
+        assert request.api == {"steps": 20, "bits": 8, "noise": 0.02, "jpeg": None}
+    assert cli.main([*common, "--api", "depth=3"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    config.write_text("api: 3\n")
+    assert cli.main([*common, "--config", str(config)]) == 2 and "KEY=VALUE" in capsys.readouterr().err
