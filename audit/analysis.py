@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.attacks import ATTACKS, choose
+from audit.attacks import ATTACKS, as_run, choose
 from audit.attacks.windowed import WindowedAttack
 from audit.csvs import images_csv, scores_csv
 from audit.errors import AttackError, NotMeasuredError, RunFolderError
 from audit.files import write_json, write_text
 from audit.halves import Halves, plan_halves
 from audit.measured import Measured, read_measured
+from audit.sources import REFERENCE, TARGET
 from audit.stats.auc import Interval, auc, auc_interval
 from audit.stats.blind import Blind, blind_baseline
 from audit.stats.controls import Control, at_chance, nonmembers_labels, planted_leak
@@ -22,6 +23,7 @@ from audit.stats.crossfit import cross_fitted_auc
 from audit.stats.epsilon import EpsilonBound, default_delta, epsilon_lower_bound
 from audit.stats.evaluate import Evaluation, evaluate
 from audit.stats.flags import Flags, flag
+from audit.stats.paired import compare_all
 from audit.stats.paper_protocol import paper_protocol
 from audit.stats.permutation import PermutationResult, permutation_test
 from audit.stats.power import CRITICAL_Z_ONE_TEST, minimum_detectable_auc, minimum_detectable_share
@@ -38,7 +40,8 @@ RANDOM = ("manifest", "stated-random")  # splits that an ε may rest on
 
 @dataclass
 class AttackResult:
-    """One attack of one run; `status` done, failed or skipped with `reason`. Under cross-fitting `choice` and `scores` are those of the first repeat."""
+    """One attack of one run; `status` done, failed or skipped with `reason`. Under cross-fitting `choice`, `scores` and `reference` (the AUC
+    of the reference's own score) are those of the first repeat."""
 
     name: str
     status: str = "done"
@@ -53,6 +56,7 @@ class AttackResult:
     evaluation: Evaluation | None = None
     at_threshold: tuple[ThresholdPoint, ...] = ()
     noise_sd: float | None = None
+    reference: Interval | None = None
     calls_at_setting: int | None = None
     calls_per_image: int | None = None
 
@@ -98,6 +102,7 @@ class Analysis:
     flags: Flags | None = None
     set_level: SetLevel | None = None
     epsilon: EpsilonBound | None = None
+    comparisons: list[dict] = field(default_factory=list)
     paper_protocol: dict | None = None
     decision: Decision | None = None
 
@@ -130,6 +135,10 @@ class Analysis:
     def done(self):
         """{name: AttackResult} of the attacks with scores."""
         return {n: a for n, a in self.attacks.items() if a.status == "done"}
+
+    def attack(self, name):
+        """The Attack as this audit runs it."""
+        return as_run(name, self.measured.request.reference is not None)
 
     def clusters(self, inside):
         """int (n,) near-duplicate clusters of some images, or None where each image stands alone."""
@@ -169,13 +178,13 @@ def compute(measured, check=None):
     juries = _juries(out)
     for name in out.done:
         check()
-        out.attacks[name] = _score(ATTACKS[name], out, juries)
+        out.attacks[name] = _score(out.attack(name), out, juries)
     usable = out.done
     if not usable:
         raise RunFolderError("No attack could be scored: " + "; ".join(f"{n}: {a.reason}" for n, a in out.attacks.items()) + ".")
     for name, attack in usable.items():
         check()
-        _evaluate(ATTACKS[name], attack, out)
+        _evaluate(out.attack(name), attack, out)
     out.headline = max(usable, key=lambda n: usable[n].calibration_auc)
     out.tail = max(usable, key=lambda n: usable[n].calibration_tail)
     check()
@@ -183,11 +192,11 @@ def compute(measured, check=None):
     check()
     _control(out, juries)
     check()
-    out.blind = blind_baseline(
-        measured.features.values[out.kept], measured.features.names, measured.features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept)
-    )
+    features = measured.blind_features
+    out.blind = blind_baseline(features.values[out.kept], features.names, features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept))
     check()
     _per_image_and_set(out)
+    out.comparisons = _compare(out)
     out.lead_low = _lead_low(out)
     out.decision = decide(_evidence(out))
     return out
@@ -203,7 +212,7 @@ def _usable(measured):
             attacks[name] = AttackResult(name, status="skipped", reason=skipped[name])
             continue
         finite = np.ones(len(is_member), bool)
-        for table in ATTACKS[name].card.tables:
+        for table in (source + table for source in (TARGET, REFERENCE) for table in ATTACKS[name].card.tables):
             if table in measured.tables:
                 finite &= measured.tables[table].finite
         if min(finite[is_member].mean(), finite[~is_member].mean()) < 0.5:
@@ -255,6 +264,8 @@ def _evaluate(attack, result, out):
     if out.halves.crossed:
         result.auc = cross_fitted_auc(_folds(out, lambda fold: result.sweep))
     result.at_threshold = at_thresholds(result.scores[before], is_member[before], result.scores[inside], is_member[inside])
+    if out.measured.request.reference is not None:
+        result.reference = _interval(out, attack.alone(out.measured.tables, result.choice, inside), inside)
     draws = max(out.measured.facts["measurement"]["draws"], *(out.measured.tables[t].draws for t in attack.card.tables))
     if draws > 1:
         per_draw = [auc(attack.score_draw(out.measured.tables, result.choice, d, inside), is_member[inside]) for d in range(draws)]
@@ -301,7 +312,7 @@ def _direction(out):
     inside, perm = out.evaluation, out.permutation
     labels = out.is_member[inside]
     lowest = {n: a.sweep.candidates[a.sweep.worst(0)] for n, a in out.done.items()}
-    scores = {n: ATTACKS[n].score(out.measured.tables, choice)[inside] for n, choice in lowest.items()}
+    scores = {n: out.attack(n).score(out.measured.tables, choice)[inside] for n, choice in lowest.items()}
     reverse = permutation_test(scores, labels, out.seed, clusters=out.clusters(inside))
     if -reverse.lowest_rank_z > perm.highest_rank_z:  # the declared direction is the weaker one
         name = min(scores, key=lambda n: reverse.z[n]["rank"])
@@ -331,7 +342,7 @@ def _control(out, juries):
         labels = juries[name][0].labels
         lead = max(out.done, key=lambda n: out.attacks[n].sweep.aucs[row].max())
         trial = out.attacks[lead].sweep
-        scores = ATTACKS[lead].score(out.measured.tables, trial.candidates[trial.best(row)])
+        scores = out.attack(lead).score(out.measured.tables, trial.candidates[trial.best(row)])
         inside = out.evaluation & (everybody | ~out.is_member)
         out.controls.append(at_chance(name, scores[inside], labels[inside]))
     inside = out.evaluation
@@ -358,6 +369,12 @@ def _per_image_and_set(out):
     if table is not None and len(table.scored_index) > 1:
         losses = np.asarray(table.values[table.scored_index][:, out.kept], dtype=np.float64).T
         out.paper_protocol = {"table": table.name} | paper_protocol(losses, table.scored_timesteps, is_member[out.kept], out.seed)
+
+
+def _compare(out):
+    """The other attacks against the headline attack, on images that chose neither; under cross-fitting those are the evaluation half of the first repeat."""
+    inside = out.evaluation
+    return compare_all({n: a.scores[inside] for n, a in out.done.items()}, out.headline, out.is_member[inside], out.clusters(inside))
 
 
 def _evidence(out):

@@ -12,10 +12,12 @@ from audit.cli_gate import gate, gate_flags, path_given
 from audit.errors import AuditError, RequestError
 from audit.presets import PRESETS
 from audit.request import DEVICES, PRECISIONS
+from models.overrides import OVERRIDES
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
 RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
-RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference")
+OVERRIDE_FLAGS = {"whole": "N", "number": "X", "text": "TEXT"}  # what stands for a value in --help; choices show themselves
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
 KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size"), (int,))
 EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
@@ -70,6 +72,7 @@ def _parser():
     inspect = command("inspect", _inspect, "show what is recognised in a checkpoint")
     inspect.add_argument("checkpoint", type=path_given, metavar="P", help="folder, file or .zip")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
+    _override_flags(inspect)
     attacks = command("attacks", _attacks, "show the attacks' cards")
     attacks.add_argument("--json", action="store_true", help="machine-readable")
     rescore = command("rescore", _rescore, "compute all numbers again from a run's stored tables, without the model")
@@ -118,7 +121,27 @@ def _run_flags(run):
     drawn = run.add_mutually_exclusive_group()
     drawn.add_argument("--manifest", type=path_given, metavar="F", help="verify the split that `split` drew before training")
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
+    run.add_argument("--reference", type=path_given, metavar="P", help="a checkpoint not trained on the members, such as the base of a fine-tune: its scores are subtracted")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
+    _override_flags(run)
+
+
+def _override_flags(command):
+    """One flag per setting that a checkpoint's files may not say."""
+    group = command.add_argument_group("what the checkpoint does not say")
+    for name, override in OVERRIDES.items():
+        flag, look = "--" + name.replace("_", "-"), {"dest": name, "default": None, "help": override.words}
+        if override.kind == "switch":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **look)
+        else:
+            group.add_argument(flag, metavar="|".join(override.values) or OVERRIDE_FLAGS[override.kind], **look)
+
+
+def overrides_from(args, given=None):
+    """{name: value} of the loader flags, checked; they win over `given`. Raises CheckpointError."""
+    from models.overrides import check
+
+    return check((given or {}) | {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None})
 
 
 def _whole(text):
@@ -146,6 +169,11 @@ def request_from(args):
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
         given[name] = str(path)
+    if given.get("reference"):
+        path = _resolved("reference", given["reference"])
+        if not path.exists():
+            raise RequestError(f"--reference: {path.name} was not found. Expected a path to a checkpoint: check the path.")
+        given["reference"] = str(path)
     if given.get("manifest"):
         path = _resolved("manifest", given["manifest"])
         if not path.is_file():
@@ -157,6 +185,7 @@ def request_from(args):
         given.setdefault("budget", BUDGET_OF_ALL)
     given["attacks"] = choose(attacks) if attacks else ()
     check_settings(given.get("settings", {}))
+    given["overrides"] = overrides_from(args, {name: given.pop(name) for name in OVERRIDES if name in given})
     given.setdefault("name", Path(given["checkpoint"]).stem)
     out = given.pop("out", None)
     return Request.from_json(given), out and _resolved("out", out)
@@ -179,13 +208,13 @@ def _config_file(path):
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that does not exist is a ValueError
         raise RequestError(f"--config: {Path(path).name} cannot be read ({type(error).__name__}). Expected YAML with the names of the flags.") from None
-    known = {name.replace("_", "-") for name in RUN_NAMES} | {"settings"}
+    known = {name.replace("_", "-") for name in (*RUN_NAMES, *OVERRIDES)} | {"settings"}
     if not isinstance(data, dict) or set(data) - known:
         unknown = sorted(str(key)[:40] for key in set(data) - known)[:3] if isinstance(data, dict) else _named(data)
         raise RequestError(f"--config: {Path(path).name} holds {unknown}. Expected only the names {', '.join(sorted(known))}.")
     given = {k.replace("-", "_"): v for k, v in data.items() if v is not None}
     for name, value in given.items():
-        if not _is_kind(name, value):
+        if name not in OVERRIDES and not _is_kind(name, value):
             expected = EXPECTED.get(name) or ("a whole number" if KINDS.get(name) == (int,) else "text that is not empty")
             raise RequestError(f"--config: {name.replace('_', '-')} is {_named(value)}. Expected {expected}.")
     return given
@@ -278,7 +307,7 @@ def _control(args):
 def _inspect(args):
     from models.checkpoint import inspect_checkpoint
 
-    info = inspect_checkpoint(args.checkpoint).to_json()
+    info = inspect_checkpoint(args.checkpoint, **overrides_from(args)).to_json()
     if args.json:
         print(json.dumps(info, indent=1))
         return OK

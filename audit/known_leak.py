@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from audit.demo import demo_request
+from audit.demo import FOLDER, demo_request
 from audit.errors import RunFolderError
 from audit.stats.controls import Control
 from audit.stats.permutation import LEVEL
@@ -19,7 +19,8 @@ SETTINGS = ("preset", "attacks", "timesteps", "draws", "seed", "budget", "device
 def request_like(request):
     """audit.request.Request for the bundled leaky checkpoint with another request's settings."""
     same = {name: getattr(request, name) for name in SETTINGS}
-    return dataclasses.replace(demo_request("leaky"), name=f"control of {request.name}", **same)
+    twin = request.reference and str(FOLDER / "twin")  # the bundled pair's natural reference
+    return dataclasses.replace(demo_request("leaky"), name=f"control of {request.name}", reference=twin, **same)
 
 
 def found_in(report):

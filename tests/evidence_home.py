@@ -93,9 +93,6 @@ def filled(report, kind="high", provenance="stated", blind=True):
 def open_page(page, **query):
     """The page as a visitor sees it who follows a link with this query; a list is a repeated parameter."""
     at = AppTest.from_file(str(APP), default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = value
-    at.run()
     at.switch_page(f"pages/{page}.py")
     for name, value in query.items():
         at.query_params[name] = value

@@ -17,6 +17,7 @@ from audit.report.run import open_run
 from audit.report.words import NOT_SEEN_ALWAYS, verdict_words
 from audit.stats import evaluate
 from audit.stats.crossfit import fold_halves
+from audit.stats.paired import holm, paired_difference
 from audit.stats.permutation import permutation_test
 from audit.tables import Tables
 from tests.synthetic import STEPS, synthetic_run
@@ -163,13 +164,31 @@ def test_no_number_is_nan_and_missing_fields_are_named(high):
     text = (high / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     report = json.loads(text)
-    for name in ("comparisons", "pool"):
-        assert report[name] is None and name in report["not_checked"]
+    assert report["pool"] is None and "pool" in report["not_checked"]
     assert report["measurement"]["api"] is None and "measurement.api" in report["not_checked"]
     for name in ("blind_baseline", "flags", "set_level", "epsilon_lower_bound", "paper_protocol", "minimum_detectable_share"):
         assert report[name] is not None and name not in report["not_checked"]
     assert report["verdict"]["claims"]["allowed"] and report["verdict"]["claims"]["blocked"]
     assert verdict_words(report).not_seen[-1] == NOT_SEEN_ALWAYS
+
+
+@pytest.mark.parametrize("which", ["high", "few"])
+def test_comparisons_are_those_of_the_evaluation_rows(which, request):
+    """Every other attack against the headline; below 400 a side on the first repeat, whose images chose neither."""
+    folder = request.getfixturevalue(which)
+    report, scores = json.loads((folder / "report.json").read_text()), pd.read_csv(folder / "scores.csv")
+    held_out, headline = scores[scores.half == "evaluation"], report["verdict"]["headline_attack"]
+    members, areas = held_out[held_out.is_member], {row["name"]: row["curve_auc"] for row in report["attacks"]}
+    assert [row["b"] for row in report["comparisons"]] == [name for name in areas if name != headline] and len(areas) == 4
+    listed = {name: set(members[name].nlargest(report["comparisons"][0]["overlap_of"]).index) for name in areas}
+    for row in report["comparisons"]:
+        assert row["a"] == headline and row["overlap_of"] == min(50, len(members) // 2) and row["overlap_chance"] == row["overlap_of"] / len(members)
+        assert row["difference"] == pytest.approx(areas[row["b"]] - areas[headline], abs=1e-12)
+        again = paired_difference(held_out[headline].to_numpy(), held_out[row["b"]].to_numpy(), held_out.is_member.to_numpy())
+        assert (row["low"], row["high"], row["p_unadjusted"], row["reason"]) == (again.low, again.high, again.p_value, None)
+        assert row["overlap"] == len(listed[headline] & listed[row["b"]]) / row["overlap_of"]
+    assert [row["p_value"] for row in report["comparisons"]] == holm([row["p_unadjusted"] for row in report["comparisons"]])
+    assert "comparisons" not in report["not_checked"]
 
 
 def every_pair(scores, is_member):

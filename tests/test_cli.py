@@ -244,3 +244,30 @@ def test_cards_as_json(capsys):
 def test_version_and_help_work_as_a_module():
     done = subprocess.run([sys.executable, "-m", "audit", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("afterimage 0.") and done.stderr == ""
+
+
+def test_loader_flags_reach_the_request_and_win_over_the_file(paths):
+    (paths / "audit.yaml").write_text("num-heads: 2\nbeta-schedule: squaredcos_cap_v2\nrescale-timesteps: true\n")
+    given = run_flags(paths, "--config", str(paths / "audit.yaml"), "--num-heads", "4", "--respacing", "100", "--no-rescale-timesteps")
+    request = request_from(_parser().parse_args(given))[0]
+    assert request.overrides == {"num_heads": 4, "beta_schedule": "cosine", "rescale_timesteps": False, "respacing": "100"}
+    assert Request.from_json(request.to_json()) == request and request.identity() != request_from(_parser().parse_args(run_flags(paths)))[0].identity()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--num-heads", "0"], "num_heads is 0. Expected a whole number from 1 to 1024"),
+        (["--beta-schedule", "straight"], "Expected one of linear, scaled_linear, cosine"),
+        (["--weights", "best"], "Expected one of auto, ema, raw"),
+    ],
+)
+def test_a_loader_flag_that_cannot_be(paths, more, words, capsys):
+    assert main(run_flags(paths, *more)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err
+
+
+def test_a_request_with_odd_overrides_is_refused():
+    with pytest.raises(RequestError, match="overrides is"):
+        Request("/c", "/m", "/n", "x", overrides={"num_heads": [4]})

@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 
-from audit.analysis import analyse
+from audit.analysis import analyse, compute
 from audit.cli import main
 from audit.errors import RunFolderError
 from audit.known_leak import FILE, found_in, known_leak, request_like
+from audit.measured import read_measured
+from audit.report.build import build_report
 from audit.report.words import verdict_words
 from audit.request import Request
 from tests.synthetic import synthetic_run
@@ -28,11 +30,6 @@ def run(quiet, tmp_path):
     return shutil.copytree(quiet, tmp_path / "run")
 
 
-def scored(folder, **changes):
-    (folder / FILE).write_text(json.dumps(FOUND | changes), encoding="utf-8")
-    return analyse(folder)
-
-
 def test_the_request_has_the_runs_settings_and_the_demos_images():
     mine = Request("/mine", "/a", "/b", "mine", "thorough", ("loss_eps",), 7, 3, 11, "cpu", 5, "bf16", {"loss_eps": {"statistic": "max"}})
     made = request_like(mine)
@@ -49,7 +46,8 @@ def test_a_run_that_was_not_asked_has_three_controls_and_says_so(quiet):
 
 def test_a_known_leak_that_is_found_is_a_fourth_control(run, quiet):
     before = json.loads((quiet / "report.json").read_text())
-    report = scored(run)
+    (run / FILE).write_text(json.dumps(FOUND), encoding="utf-8")
+    report = analyse(run)
     assert report["controls"][3] == {"name": "bundled_leaky", "auc": 0.9, "low": 0.87, "high": 0.92, "passed": True, "p_value": 2e-5}
     assert report["verdict"]["level"] == before["verdict"]["level"] == "not-detected" and report["attacks"] == before["attacks"]
     assert not any("control DIR" in line for line in report["verdict"]["not_tested"])
@@ -61,7 +59,8 @@ def test_a_known_leak_that_is_found_is_a_fourth_control(run, quiet):
 
 @pytest.mark.parametrize("changes", [{"p_value": 0.06}, {"low": 0.49}, {"low": None, "high": None}])
 def test_a_known_leak_that_is_missed_makes_the_audit_inconclusive(run, changes):
-    report = scored(run, **changes)
+    (run / FILE).write_text(json.dumps(FOUND | changes), encoding="utf-8")
+    report = build_report(compute(read_measured(run)))
     assert (report["verdict"]["level"], report["verdict"]["kind"]) == ("inconclusive", "control") and not report["controls"][3]["passed"]
     words = verdict_words(report)
     assert "the known leak of the bundled checkpoint was not found" in words.reason and words.next.startswith("measure more timesteps")

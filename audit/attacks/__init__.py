@@ -40,6 +40,13 @@ def choose(names):
     return tuple(n for n in ATTACKS if not names or "all" in names or n in names)
 
 
+def as_run(name, reference=False):
+    """The Attack of one audit: the registered one, or with a reference the same calibrated by it."""
+    from audit.attacks.relative import Relative
+
+    return Relative(ATTACKS[name]) if reference else ATTACKS[name]
+
+
 def within_budget(names, calls, grid_calls, budget):
     """Which attacks run when together they may cost so much: the cheapest first; a probe that several read is paid once.
 

@@ -68,7 +68,7 @@ class Check:
         self.engine = self.engines.get(self.request.device, wait_for_audit=False)
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
-            self.place = tasks.Place(place, fingerprint(self.request.checkpoint), self.request.device, self.engine.threads)
+            self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads)
             self.opened, self.facts = self._task("checkpoint", tasks.look, self.place, wish_of(self.request))
         except (AuditError, ModelError) as error:
             self._say(checkpoint_error=str(error))

@@ -22,11 +22,13 @@ from audit.jobs import tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
+from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
 
 POLL_S = 0.25
+REFERENCE_FIELDS = ("sha256", "format", "architecture", "parameters")  # of the reference, in report.json
 
 
 class TaskFailed(Exception):
@@ -64,6 +66,7 @@ def wish_of(request):
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
         "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget,
+        "also": ("untrained",) if PRESETS[request.preset].untrained else (),
     }  # fmt: skip
 
 
@@ -111,10 +114,13 @@ class Audit:
 
     def _open(self, before):
         path = checkpoint_place(self.request.checkpoint, self.config)
-        self.place = tasks.Place(path, before["checkpoint"], self.request.device, self.engine.threads)
+        second = (checkpoint_place(self.request.reference, self.config), before["reference"]) if self.request.reference else ()
+        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads, *second)
         self.opened, self.facts = self._task("checkpoint", tasks.open_network, self.place, wish_of(self.request))
         info = self.opened.info
         self.ticket.log.write(f"{info['format']}, {info['architecture']}, {info['parameters']:,} parameters, sha256 {info['sha256']}; {self.opened.device_words}")
+        if other := self.facts.reference:
+            self.ticket.log.write(f"reference: {other['format']}, {other['architecture']}, {other['parameters']:,} parameters, sha256 {other['sha256']}")
 
     def _prepare_images(self, before):
         """Decode both sets, unless exactly these files were decoded for this folder before."""
@@ -136,12 +142,13 @@ class Audit:
     def _key(self):
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
+        added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
-                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions,
+                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions, "overrides": sorted(self.request.overrides.items()),
                 "torch": self.opened.torch_version, "device": self.opened.device_type,
-            }
+            } | added
         )  # fmt: skip
 
     def _plan_shards(self):
@@ -272,14 +279,14 @@ class Audit:
                 "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
                 "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
                 "model_calls_once": self.facts.shared_calls, "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
-                "skipped": self.facts.skipped,
+                "skipped": self.facts.skipped, "reference": self.facts.reference and {name: self.facts.reference[name] for name in REFERENCE_FIELDS},
             },
             "cost": {"model_calls": calls, "seconds": seconds, "device": self.opened.device_words, "throughput": self.count * self.engine.workers / max(1e-6, seconds)},
             "versions": {
                 "afterimage": __version__, "torch": self.opened.torch_version, "diffusers": self.opened.diffusers_version,
                 "numpy": np.__version__, "python": platform.python_version(),
             },
-            "warnings": [],
+            "warnings": list(self.facts.warnings),
             "seconds": time.time() - job.started + self.kept_seconds,
         }  # fmt: skip
 

@@ -33,6 +33,25 @@ def title_of(name):
     return ATTACKS[name].card.title if name in ATTACKS else name
 
 
+def reference_of(report):
+    """What report["measurement"]["reference"] says of the model whose scores were subtracted, or None."""
+    return (report.get("measurement") or {}).get("reference")
+
+
+def relative_words(report):
+    """`, relative to a reference model`, after an attack's name or settings; empty without one."""
+    return ", relative to a reference model" if reference_of(report) else ""
+
+
+def reference_sentence(report, row):
+    """What the reference finds alone at an attack's settings: it cannot know who is a member. None where there is none."""
+    if row.get("reference_auc") is None:
+        return None
+    auc = {"value": row["reference_auc"], **row["reference_interval"]}
+    apart = "the images differ, and the reference sees it" if clears_chance(auc) else "no difference of the images shows in it"
+    return f"{title_of(row['name'])} on the reference alone: AUC {fmt.value_interval(auc)}; {apart}"
+
+
 def done_rows(report):
     """Entries of report["attacks"] that have scores."""
     return [row for row in report["attacks"] if row["status"] == "done"]
@@ -170,6 +189,28 @@ def control_sentence(report, control):
     if control["name"] == "planted_leak" and control["auc"] is not None:
         return f"A planted {finding(report)} of AUC {fmt.auc(control['auc'])}: {outcome}"
     return f"{name}: {result}, {outcome}"
+
+
+# --- attacks against each other ------------------------------------------------------------------------------------------------------------------
+
+
+def comparison_cells(row):
+    """(difference, p, overlap) of one entry of report["comparisons"], printed; words where there is no number."""
+    shared = f"{fmt.count_of(round(row['overlap'] * row['overlap_of']), row['overlap_of'])}"
+    if row["p_value"] is None:
+        return fmt.difference(row["difference"]), row.get("reason") or "no interval", shared
+    return fmt.difference(row["difference"], row["low"], row["high"]), fmt.p_value(row["p_value"]), shared
+
+
+def comparison_note(report):
+    """What the paired comparisons rest on; "" where there are none."""
+    rows = report.get("comparisons")
+    if not rows:
+        return ""
+    members, n = curve_images(report)
+    images = f"{fmt.count(members)} members + {fmt.count(n)} non-members, evaluation half{'' if report['queries']['split'] == 'half' else ' of the first repeat'}"
+    lists = f"by chance two lists of {fmt.count(rows[0]['overlap_of'])} members would share {fmt.fixed(rows[0]['overlap_chance'] * rows[0]['overlap_of'], 0)}"
+    return f"AUC minus that of {title_of(rows[0]['a'])}, same images (n = {images}): paired DeLong, 95 % intervals; p after Holm over {fmt.count(len(rows))}; {lists}."
 
 
 # --- one image, the whole set, ε ----------------------------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ import numpy as np
 
 from audit.attacks import ATTACKS
 from audit.errors import WindowError
+from audit.report.parts import reference_of
 from audit.stats.auc import auc_interval, auc_many
 from audit.stats.roc import fast_roc
 from audit.stats.threshold import calibrated_threshold
 from audit.stats.tpr import band, clopper_pearson, tpr_at_fpr
 from audit.stats.window import Window, kept_rows, reduce
+from audit.tables import UNTRAINED
 
 POINTS = 300  # the most that is drawn of one curve
 BAND_POINTS = 48  # false positive rates at which a curve's band is computed
@@ -54,7 +56,8 @@ def loss_tables(run):
     that one reads at single timesteps; the headline's first among its kind."""
     read = [t for t in map(table_of, done(run)) if t]
     read = [t for t in read if attack_of(run, t)] + read
-    usable = [name for name, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (name in read or name.rpartition("/")[2] in LOSSES)]
+    usable = [n for n, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (n in read or n.rpartition("/")[2] in LOSSES)]
+    usable = [n for n in usable if n != UNTRAINED]  # features of the blind baseline, no loss of this model
     return [t for t in dict.fromkeys(read) if t in usable] + [t for t in usable if t not in read]
 
 
@@ -70,7 +73,9 @@ def signal_table(run):
 
 
 def attack_of(run, table):
-    """The finished attack of this run that reduces `table`, or None."""
+    """The finished attack of this run that reduces `table` alone, or None: with a reference no attack does."""
+    if reference_of(run.report):
+        return None
     return next((name for name in done(run) if table_of(name) == table and calibrated_window(run, name)), None)
 
 

@@ -28,6 +28,9 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     flags_sentences,
     headline_auc,
     provenance_sentence,
+    reference_of,
+    reference_sentence,
+    relative_words,
     set_level_sentences,
     settings_words,
     title_of,
@@ -92,7 +95,11 @@ def reasons(report):
     for_, against = [], [control_sentence(report, c) for c in report["controls"] if c["passed"] is False]
     if blind and blind["differs"]:
         against.append(blind_sentence(report))
-    auc = f"{title_of(head['name'])}: AUC {fmt.value_interval(head['auc'])}, {'cross-fitted' if report['queries']['split'] == 'cross-fitted' else 'held out'}"
+    alone = reference_sentence(report, head)
+    if alone:
+        against.append(alone)
+    judged = "cross-fitted" if report["queries"]["split"] == "cross-fitted" else "held out"
+    auc = f"{title_of(head['name'])}{relative_words(report)}: AUC {fmt.value_interval(head['auc'])}, {judged}"
     beyond = clears_chance(head["auc"])
     (for_ if beyond else against).append(auc if beyond else f"{auc}; the interval holds 0.5 or lies below it")
     if point["low"]:

@@ -83,7 +83,7 @@ def test_equal_images_have_equal_numbers(name):
     x0 = images(7)
     x0[4] = x0[2]
     got = run(name, x0, batch_size=3)
-    assert all(np.allclose(v[4], v[2], rtol=1e-5) and not np.allclose(v[4], v[3], rtol=1e-2) for v in got.values())
+    assert all(np.allclose(v[4], v[2], rtol=1e-5) and not np.allclose(v[4], v[3], rtol=1e-4) for v in got.values())
 
 
 def test_given_noise_replaces_the_bank(name):
@@ -103,7 +103,8 @@ def test_the_network_is_called_as_often_as_it_says_in_evaluation_of_no_gradient(
     model = denoiser()
     plan, told = MeasurePlan(STEPS, 2, probes=(name,)), []
     measure_block(model, images(7), plan, on_calls=told.append)
-    assert 7 * len(STEPS) <= model.network.calls == model_calls(plan, 7, model) and sum(told) == 7 * calls_per_image(plan, model)
+    asked = PROBES[name].copy_of(model) if name == "untrained" else model  # its network is a copy
+    assert 7 * len(STEPS) <= asked.network.calls == model_calls(plan, 7, model) and sum(told) == 7 * calls_per_image(plan, model)
 
 
 def test_its_own_timesteps_lie_in_the_schedule_and_can_be_measured(name):

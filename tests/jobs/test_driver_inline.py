@@ -16,6 +16,7 @@ from audit.jobs import launch, steps, submit, tasks, ticket
 from audit.jobs.cluster import EngineLost, Engines, Inline, TaskKilled
 from audit.jobs.driver import Driver
 from audit.jobs.store import MAX_ATTEMPTS, Store
+from audit.measured import read_measured
 from audit.tables import Tables
 from models.base import Denoiser
 
@@ -107,6 +108,17 @@ def test_each_probe_runs_once_however_many_attacks_read_it_and_its_calls_are_tho
     assert {a["name"]: a["status"] for a in report["attacks"]} == dict.fromkeys(attacks, "done")
 
 
+def test_a_thorough_audit_asks_an_untrained_network_for_the_blind_baseline(home, request_for):
+    job = run(home, request_for(preset="thorough", attacks=("loss_x0",)))
+    report, run_folder = json.loads((Path(job.folder) / "report.json").read_text()), Path(job.folder)
+    assert report["measurement"]["probes"] == ["noised", "untrained"] and report["measurement"]["model_calls_per_image"] == 5 + 8
+    names = [f["name"] for f in report["blind_baseline"]["features"]]
+    assert not any("untrained" in name for name in names), "the list names single features; these are read together"
+    measured = read_measured(run_folder)
+    assert len(measured.blind_features.names) == len(measured.features.names) + 8 and measured.blind_features.names[-1] == "untrained loss at t = 180"
+    assert [a["name"] for a in report["attacks"]] == ["loss_x0"] and job.state == "done"
+
+
 def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_for):
     job = run(home, request_for(budget=3))
     report = json.loads((Path(job.folder) / "report.json").read_text())
@@ -120,6 +132,7 @@ def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_fo
     assert failed.state == "failed" and failed.error.startswith("--budget 1 has room for none of the attacks asked for: over the budget")
 
 
+@pytest.mark.slow
 def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, tmp_path):
     one = run(home, request_for())
     other = run(type(home)(**{**vars(home), "shard_images": 48}), request_for(), out=tmp_path / "other")
@@ -128,6 +141,7 @@ def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, t
         np.testing.assert_allclose(a[name].values, b[name].values, rtol=1e-5, atol=1e-6)  # across batch compositions float32 sums differ in the last digits
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_to_equal_bytes(home, request_for, monkeypatch, tmp_path):
     whole = run(home, request_for(), out=tmp_path / "whole")
     calls = fail_in(monkeypatch, "measure", RuntimeError("device on fire"), after=5)
@@ -217,6 +231,7 @@ def test_an_untrained_checkpoint_is_refused_before_device_time(home, request_for
     assert job.state == "failed" and "does not denoise" in job.error and not calls and job.done_calls == 0
 
 
+@pytest.mark.slow
 def test_a_zip_checkpoint_is_unpacked_once(home, request_for, tmp_path, pair):
     made = shutil.make_archive(str(tmp_path / "model"), "zip", pair["checkpoint"])
     first = run(home, request_for(checkpoint=made))
@@ -241,6 +256,7 @@ def test_inputs_that_change_meanwhile_fail_the_job(home, request_for, tmp_path, 
     assert not (Path(job.folder) / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_changed_images_never_meet_old_shards(home, request_for, tmp_path, pair, monkeypatch):
     members = Path(shutil.copytree(pair["members"], tmp_path / "members"))
     fail_in(monkeypatch, "measure", RuntimeError("stop"), after=5)
