@@ -19,7 +19,7 @@ class Relative:
         try:
             self.attack.candidates(view(tables, REFERENCE), fixed)
         except AttackError as error:
-            raise AttackError(f"on the reference: {error}") from None
+            raise type(error)(f"on the reference: {error}") from None
         return self.attack.candidates(tables, fixed)
 
     def score(self, tables, choice, images=slice(None)):
