@@ -319,13 +319,15 @@ def _inspect(args):
         ("network", info["architecture"], ""),
         ("parameters", f"{info['parameters']:,}", ""),
         ("weights", info["weights"], ""),
-        ("image shape", "x".join(map(str, info["image_shape"])), ""),
+        ("image shape", "x".join("?" if n is None else str(n) for n in info["image_shape"]), ""),
     ]
     rows += [(s["name"], s["value"], s["decided_by"]) for s in info["settings"]]
     for name, value, source in rows:
         print(f"  {name:<22} {value!s:<28} {source}".rstrip())
     for missing in info["missing"]:
         print(f"  missing: {missing}")
+    for note in info["notes"]:
+        print(f"  note: {note}")
     print(f"  sha256 {info['sha256']}")
     return OK
 
