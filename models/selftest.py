@@ -155,7 +155,8 @@ def _ratio(errors, baselines):
 
 def _hint(denoiser, better, error, misread):
     if misread:
-        return f"Prediction type {better} gives {error:.2g}: set prediction_type in scheduler_config.json."
+        how = "set prediction_type in scheduler_config.json" if denoiser.info.format == "diffusers" else f"give --prediction-type {better}"
+        return f"Prediction type {better} gives {error:.2g}: {how}."
     schedule = {s.name: s.value for s in denoiser.info.settings}.get("beta_schedule", "trained_betas")
     return (
         f"Check prediction type ({denoiser.prediction_type}), pixel range (-1 to 1), noise schedule ({schedule}, {len(denoiser.schedule)} steps), "
