@@ -13,8 +13,8 @@ from audit.report import palette
 from pages.frame.theme import style
 
 ROOT = Path(__file__).resolve().parent.parent
-THEME = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))["theme"]
-SERVER = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))["server"]
+CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+THEME, SERVER = CONFIG["theme"], CONFIG["server"]
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, for linear RGB
 SIGHT = {
@@ -122,6 +122,11 @@ def test_one_palette_for_config_figures_and_frame():
 def test_the_server_answers_this_machine_only():
     assert SERVER["address"] == "127.0.0.1" and SERVER["allowedHosts"] == ["localhost", "127.0.0.1"]
     assert SERVER["enableXsrfProtection"] and not SERVER["enableStaticServing"]
+
+
+def test_a_page_shows_only_what_it_draws_by_name():
+    """Streamlit would print every bare expression of a page: a call whose value nobody wanted, a docstring in the wrong place."""
+    assert CONFIG["runner"]["magicEnabled"] is False
 
 
 # --- words ------------------------------------------------------------------------------------------------------------------------------------
