@@ -91,13 +91,13 @@ def labels_for(cond, classes, xt):
     Raises: CheckpointError: none given, or outside 0 … classes - 1.
     """
     if cond is None:
-        raise CheckpointError(f"The model was trained with {classes} classes and needs a label for every image. Expected --labels F.csv (image,class) or class sub-folders.")
+        raise CheckpointError(f"The model was trained with {classes} classes and needs a label for every image. Expected them in cond of predict; audits of such models are not built yet.")
     labels = torch.as_tensor(cond)
     if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.shape != xt.shape[:1]:
-        raise CheckpointError(f"Class labels are {labels.dtype} of shape {tuple(labels.shape)}. Expected one whole number for each of {len(xt)} images: check --labels.")
+        raise CheckpointError(f"Class labels are {labels.dtype} of shape {tuple(labels.shape)}. Expected one whole number for each of {len(xt)} images: correct cond.")
     # on another device the look at the values would wait for it at every step; the caller checks them once
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise CheckpointError(f"Class labels run from {int(labels.min())} to {int(labels.max())}. Expected 0 to {classes - 1}, the model's {classes} classes: check --labels.")
+        raise CheckpointError(f"Class labels run from {int(labels.min())} to {int(labels.max())}. Expected 0 to {classes - 1}, the model's {classes} classes: correct cond.")
     return labels.to(device=xt.device, dtype=torch.int64)
 
 

@@ -134,7 +134,7 @@ def test_a_class_conditional_model_asks_for_labels_and_the_others_do_not(sample)
     if model.classes is None:
         assert torch.equal(model.predict(xt, t).eps_hat, model.predict(xt, t, torch.tensor([0, 1])).eps_hat)
     else:
-        with pytest.raises(CheckpointError, match="--labels"):
+        with pytest.raises(CheckpointError, match="cond"):
             model.predict(xt, t)
 
 

@@ -376,7 +376,7 @@ def test_labels_are_asked_for_and_checked(tmp_path):
     save(tmp_path / "model.pt", layout(classes=3))
     model = open_checkpoint(tmp_path / "model.pt", **FULL)
     xt, t = torch.randn(2, 3, 8, 8), torch.tensor([1, 2])
-    wrong = [(None, "needs a label for every image.*--labels"), ([0, 3], "from 0 to 3. Expected 0 to 2"), ([-1, 0], "from -1"), ([0], "one whole number"), ([0.0, 1.0], "float32")]
+    wrong = [(None, "needs a label for every image.*cond"), ([0, 3], "from 0 to 3. Expected 0 to 2"), ([-1, 0], "from -1"), ([0], "one whole number"), ([0.0, 1.0], "float32")]
     for cond, match in wrong:
         with pytest.raises(CheckpointError, match=match):
             model.predict(xt, t, cond)
