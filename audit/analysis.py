@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.attacks import ATTACKS, choose
+from audit.attacks import ATTACKS, as_run, choose
+from audit.attacks.windowed import WindowedAttack
 from audit.csvs import images_csv, scores_csv
-from audit.errors import AttackError, RunFolderError
+from audit.errors import AttackError, NotMeasuredError, RunFolderError
 from audit.files import write_json, write_text
 from audit.halves import Halves, plan_halves
 from audit.measured import Measured, read_measured
+from audit.sources import REFERENCE, TARGET
 from audit.stats.auc import Interval, auc, auc_interval
 from audit.stats.blind import Blind, blind_baseline
 from audit.stats.controls import Control, at_chance, nonmembers_labels, planted_leak
@@ -21,6 +23,7 @@ from audit.stats.crossfit import cross_fitted_auc
 from audit.stats.epsilon import EpsilonBound, default_delta, epsilon_lower_bound
 from audit.stats.evaluate import Evaluation, evaluate
 from audit.stats.flags import Flags, flag
+from audit.stats.paired import compare_all
 from audit.stats.paper_protocol import paper_protocol
 from audit.stats.permutation import PermutationResult, permutation_test
 from audit.stats.power import CRITICAL_Z_ONE_TEST, minimum_detectable_auc, minimum_detectable_share
@@ -37,7 +40,8 @@ RANDOM = ("manifest", "stated-random")  # splits that an ε may rest on
 
 @dataclass
 class AttackResult:
-    """One attack of one run; `status` done, failed or skipped with `reason`. Under cross-fitting `choice` and `scores` are those of the first repeat."""
+    """One attack of one run; `status` done, failed or skipped with `reason`. Under cross-fitting `choice`, `scores` and `reference` (the AUC
+    of the reference's own score) are those of the first repeat."""
 
     name: str
     status: str = "done"
@@ -52,6 +56,7 @@ class AttackResult:
     evaluation: Evaluation | None = None
     at_threshold: tuple[ThresholdPoint, ...] = ()
     noise_sd: float | None = None
+    reference: Interval | None = None
     calls_at_setting: int | None = None
     calls_per_image: int | None = None
 
@@ -97,6 +102,7 @@ class Analysis:
     flags: Flags | None = None
     set_level: SetLevel | None = None
     epsilon: EpsilonBound | None = None
+    comparisons: list[dict] = field(default_factory=list)
     paper_protocol: dict | None = None
     decision: Decision | None = None
 
@@ -129,6 +135,10 @@ class Analysis:
     def done(self):
         """{name: AttackResult} of the attacks with scores."""
         return {n: a for n, a in self.attacks.items() if a.status == "done"}
+
+    def attack(self, name):
+        """The Attack as this audit runs it."""
+        return as_run(name, self.measured.request.reference is not None)
 
     def clusters(self, inside):
         """int (n,) near-duplicate clusters of some images, or None where each image stands alone."""
@@ -168,13 +178,13 @@ def compute(measured, check=None):
     juries = _juries(out)
     for name in out.done:
         check()
-        out.attacks[name] = _score(ATTACKS[name], out, juries)
+        out.attacks[name] = _score(out.attack(name), out, juries)
     usable = out.done
     if not usable:
         raise RunFolderError("No attack could be scored: " + "; ".join(f"{n}: {a.reason}" for n, a in out.attacks.items()) + ".")
     for name, attack in usable.items():
         check()
-        _evaluate(ATTACKS[name], attack, out)
+        _evaluate(out.attack(name), attack, out)
     out.headline = max(usable, key=lambda n: usable[n].calibration_auc)
     out.tail = max(usable, key=lambda n: usable[n].calibration_tail)
     check()
@@ -182,11 +192,11 @@ def compute(measured, check=None):
     check()
     _control(out, juries)
     check()
-    out.blind = blind_baseline(
-        measured.features.values[out.kept], measured.features.names, measured.features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept)
-    )
+    features = measured.blind_features
+    out.blind = blind_baseline(features.values[out.kept], features.names, features.scalar, is_member[out.kept], seed, clusters=out.clusters(out.kept))
     check()
     _per_image_and_set(out)
+    out.comparisons = _compare(out)
     out.lead_low = _lead_low(out)
     out.decision = decide(_evidence(out))
     return out
@@ -194,11 +204,15 @@ def compute(measured, check=None):
 
 def _usable(measured):
     """({name: AttackResult}, kept bool (N,)): an image with a loss that is not finite leaves all attacks, before anything is chosen; an attack that would cost
-    more than half of a class fails instead."""
+    more than half of a class fails instead; one that was beyond the budget is skipped."""
     is_member, kept, attacks = measured.is_member, np.ones(len(measured.is_member), bool), {}
+    skipped = measured.facts["measurement"].get("skipped") or {}
     for name in choose(measured.request.attacks):
+        if name in skipped:
+            attacks[name] = AttackResult(name, status="skipped", reason=skipped[name])
+            continue
         finite = np.ones(len(is_member), bool)
-        for table in ATTACKS[name].card.tables:
+        for table in (source + table for source in (TARGET, REFERENCE) for table in ATTACKS[name].card.tables):
             if table in measured.tables:
                 finite &= measured.tables[table].finite
         if min(finite[is_member].mean(), finite[~is_member].mean()) < 0.5:
@@ -237,7 +251,7 @@ def _score(attack, out, juries):
         result.best_of_sweep_auc = float(result.sweep.aucs[len(juries["choose"])].max())
         result.calls_at_setting, result.calls_per_image = attack.calls_at_setting(tables, result.choice), attack.calls_per_image(tables)
     except AttackError as error:
-        return AttackResult(attack.card.name, status="failed", reason=str(error))
+        return AttackResult(attack.card.name, status="skipped" if isinstance(error, NotMeasuredError) else "failed", reason=str(error))
     return result
 
 
@@ -245,23 +259,25 @@ def _evaluate(attack, result, out):
     """Held-out figures of one attack, on the images that all attacks can score."""
     inside, before, is_member = out.evaluation, out.calibration, out.is_member
     result.calibration_tail = tpr_at_fpr(result.scores[before], is_member[before], TAIL_FPR).tpr or 0.0
-    result.evaluation = evaluate(result.scores[inside], is_member[inside])
+    result.evaluation = evaluate(result.scores[inside], is_member[inside], clusters=out.clusters(inside))
     result.auc = result.evaluation.auc
     if out.halves.crossed:
         result.auc = cross_fitted_auc(_folds(out, lambda fold: result.sweep))
     result.at_threshold = at_thresholds(result.scores[before], is_member[before], result.scores[inside], is_member[inside])
-    draws = out.measured.facts["measurement"]["draws"]
+    if out.measured.request.reference is not None:
+        result.reference = _interval(out, attack.alone(out.measured.tables, result.choice, inside), inside)
+    draws = max(out.measured.facts["measurement"]["draws"], *(out.measured.tables[t].draws for t in attack.card.tables))
     if draws > 1:
         per_draw = [auc(attack.score_draw(out.measured.tables, result.choice, d, inside), is_member[inside]) for d in range(draws)]
         result.noise_sd = float(np.std(per_draw, ddof=1))
 
 
 def _folds(out, trial_of):
-    """Per repeat the two (scores, labels) of its halves, each at the settings that the other half chose. Args: trial_of(fold): the Sweep that is read there."""
+    """Per repeat the two (scores, labels, clusters) of its halves, each at the settings that the other half chose. Args: trial_of(fold): the Sweep that is read there."""
     pairs = []
     for fold, half in enumerate(out.halves.choosing):
         trial, judged = trial_of(fold), ~half & out.kept
-        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged]))
+        pairs.append((trial.scores[trial.best(fold)][judged], out.is_member[judged], out.clusters(judged)))
     return list(zip(pairs[::2], pairs[1::2], strict=True))
 
 
@@ -296,13 +312,17 @@ def _direction(out):
     inside, perm = out.evaluation, out.permutation
     labels = out.is_member[inside]
     lowest = {n: a.sweep.candidates[a.sweep.worst(0)] for n, a in out.done.items()}
-    scores = {n: ATTACKS[n].score(out.measured.tables, choice)[inside] for n, choice in lowest.items()}
+    scores = {n: out.attack(n).score(out.measured.tables, choice)[inside] for n, choice in lowest.items()}
     reverse = permutation_test(scores, labels, out.seed, clusters=out.clusters(inside))
     if -reverse.lowest_rank_z > perm.highest_rank_z:  # the declared direction is the weaker one
         name = min(scores, key=lambda n: reverse.z[n]["rank"])
-        return Direction(name, lowest[name].settings(), auc_interval(scores[name], labels), reverse.lowest_rank_z, reverse.lowest_rank_point)
+        return Direction(name, lowest[name].settings(), _interval(out, scores[name], inside), reverse.lowest_rank_z, reverse.lowest_rank_point)
     name = min(perm.z, key=lambda n: perm.z[n]["rank"])
-    return Direction(name, out.attacks[name].choice.settings(), auc_interval(out.attacks[name].scores[inside], labels), perm.lowest_rank_z, perm.lowest_rank_point)
+    return Direction(name, out.attacks[name].choice.settings(), _interval(out, out.attacks[name].scores[inside], inside), perm.lowest_rank_z, perm.lowest_rank_point)
+
+
+def _interval(out, scores, inside):
+    return auc_interval(scores, out.is_member[inside], out.clusters(inside))
 
 
 def _crossed_direction(columns, out):
@@ -312,7 +332,7 @@ def _crossed_direction(columns, out):
     trial = out.attacks[name].sweep
     row = trial.worst(everybody)
     counts = -perm.lowest_rank_z > perm.highest_rank_z
-    return Direction(name, trial.candidates[row].settings(), auc_interval(columns[name][row], out.is_member[out.judged]), perm.lowest_rank_z, perm.lowest_rank_point, counts)
+    return Direction(name, trial.candidates[row].settings(), _interval(out, columns[name][row], out.judged), perm.lowest_rank_z, perm.lowest_rank_point, counts)
 
 
 def _control(out, juries):
@@ -322,13 +342,15 @@ def _control(out, juries):
         labels = juries[name][0].labels
         lead = max(out.done, key=lambda n: out.attacks[n].sweep.aucs[row].max())
         trial = out.attacks[lead].sweep
-        scores = ATTACKS[lead].score(out.measured.tables, trial.candidates[trial.best(row)])
+        scores = out.attack(lead).score(out.measured.tables, trial.candidates[trial.best(row)])
         inside = out.evaluation & (everybody | ~out.is_member)
         out.controls.append(at_chance(name, scores[inside], labels[inside]))
     inside = out.evaluation
     columns = {n: a.scores[inside] for n, a in out.done.items()}
     critical = permutation_test(columns, out.is_member[inside], out.seed).critical_z if out.halves.crossed else out.permutation.critical_z
     out.controls.append(planted_leak(columns, out.is_member[inside], out.headline, critical, out.seed))
+    if out.measured.known_leak is not None:
+        out.controls.append(out.measured.known_leak)
 
 
 def _per_image_and_set(out):
@@ -336,16 +358,23 @@ def _per_image_and_set(out):
     inside, before, is_member, request = out.evaluation, out.calibration, out.is_member, out.measured.request
     lead = out.attacks[out.headline]
     out.flags = flag(lead.scores[before & ~is_member], lead.scores[inside], is_member[inside])
-    out.set_level = set_level({n: a.scores[out.kept] for n, a in out.done.items()}, is_member[out.kept], out.halves.calibration[out.kept], out.seed)
+    out.set_level = set_level({n: a.scores[out.kept] for n, a in out.done.items()}, is_member[out.kept], out.halves.calibration[out.kept], out.seed, out.clusters(out.kept))
     if out.measured.provenance["kind"] in RANDOM:
         alone = np.zeros(len(is_member), bool)
         alone[np.unique(out.measured.clusters, return_index=True)[1]] = True  # near duplicates shared one coin: one image stands for them
         delta, a, b = default_delta(int(is_member.sum())), before & alone, inside & alone
         out.epsilon = epsilon_lower_bound(lead.scores[a], is_member[a], lead.scores[b], is_member[b], delta, out.seed, request.claimed_dp)
-    table = next((out.measured.tables[t] for n in (out.headline, *out.done) if len(ATTACKS[n].card.tables) == 1 for t in ATTACKS[n].card.tables if t in out.measured.tables), None)
-    if table is not None and table.axis == "timestep" and len(table.scored_index) > 1:
+    windowed = [n for n in (out.headline, *out.done) if isinstance(ATTACKS[n], WindowedAttack)]  # the protocol is about losses along the schedule
+    table = out.measured.tables[ATTACKS[windowed[0]].card.tables[0]] if windowed else None
+    if table is not None and len(table.scored_index) > 1:
         losses = np.asarray(table.values[table.scored_index][:, out.kept], dtype=np.float64).T
         out.paper_protocol = {"table": table.name} | paper_protocol(losses, table.scored_timesteps, is_member[out.kept], out.seed)
+
+
+def _compare(out):
+    """The other attacks against the headline attack, on images that chose neither; under cross-fitting those are the evaluation half of the first repeat."""
+    inside = out.evaluation
+    return compare_all({n: a.scores[inside] for n, a in out.done.items()}, out.headline, out.is_member[inside], out.clusters(inside))
 
 
 def _evidence(out):

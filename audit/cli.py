@@ -12,13 +12,17 @@ from audit.cli_gate import gate, gate_flags, path_given
 from audit.errors import AuditError, RequestError
 from audit.presets import PRESETS
 from audit.request import DEVICES, PRECISIONS
+from models.overrides import OVERRIDES
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
-RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "batch_size", "device", "precision")
-RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp")
+RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference", "api")
+OVERRIDE_FLAGS = {"whole": "N", "number": "X", "text": "TEXT"}  # what stands for a value in --help; choices show themselves
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
-KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "batch_size"), (int,))
+KINDS["api"] = (str, dict)
+KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size"), (int,))
 EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
+EXPECTED["api"] = "KEY=VALUE,… such as steps=20,bits=8"
 OK, COULD_NOT_RUN, INCONCLUSIVE, INTERRUPTED = 0, 2, 3, 130
 
 
@@ -70,6 +74,7 @@ def _parser():
     inspect = command("inspect", _inspect, "show what is recognised in a checkpoint")
     inspect.add_argument("checkpoint", type=path_given, metavar="P", help="folder, file or .zip")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
+    _override_flags(inspect)
     attacks = command("attacks", _attacks, "show the attacks' cards")
     attacks.add_argument("--json", action="store_true", help="machine-readable")
     rescore = command("rescore", _rescore, "compute all numbers again from a run's stored tables, without the model")
@@ -81,6 +86,8 @@ def _parser():
     report.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
     report.add_argument("--html", type=path_given, required=True, metavar="F", help="file to write")
     report.add_argument("--thumbnails", action="store_true", help="include thumbnails: the report then shows training images")
+    control = command("control", _control, "run the same settings on the bundled leaky checkpoint, and add the outcome to a finished run as a control")
+    control.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
     split = command("split", _split, "draw members and non-members at random, before training, and write the manifest that later audits verify against")
     split.add_argument("folder", type=path_given, metavar="FOLDER", help="folder, .zip or .npz of images")
     split.add_argument("--out", type=path_given, required=True, metavar="F", help="manifest to write; an existing file is refused")
@@ -102,11 +109,12 @@ def _run_flags(run):
     run.add_argument("--detach", action="store_true", help="submit, print the job's id and return")
     run.add_argument("--name", help="what to call the run (default: the checkpoint's name)")
     run.add_argument("--preset", metavar="|".join(PRESETS), help="how densely to measure (standard)")
-    run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that share the loss grid)")
+    run.add_argument("--attacks", metavar="A,B|all", help="canonical names (default: all that fit --budget)")
     for name, text in (
         ("timesteps", "K, instead of the preset's"),
         ("draws", "S noise draws, instead of the preset's"),
         ("seed", "of noise, split and permutations (0)"),
+        ("budget", "what attacks may cost beyond the loss grid, in loss grids, cheapest first (1; with --attacks all 10; named attacks: no limit)"),
         ("batch-size", "instead of a measured one"),
     ):
         run.add_argument(f"--{name}", type=_whole, metavar="N", help=text)
@@ -115,7 +123,28 @@ def _run_flags(run):
     drawn = run.add_mutually_exclusive_group()
     drawn.add_argument("--manifest", type=path_given, metavar="F", help="verify the split that `split` drew before training")
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
+    run.add_argument("--reference", type=path_given, metavar="P", help="a checkpoint not trained on the members, such as the base of a fine-tune: its scores are subtracted")
+    run.add_argument("--api", metavar="KEY=VALUE,…", help="attack only what an API shows: steps=20,bits=8,noise=0.02,jpeg=75; white-box attacks are skipped")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
+    _override_flags(run)
+
+
+def _override_flags(command):
+    """One flag per setting that a checkpoint's files may not say."""
+    group = command.add_argument_group("what the checkpoint does not say")
+    for name, override in OVERRIDES.items():
+        flag, look = "--" + name.replace("_", "-"), {"dest": name, "default": None, "help": override.words}
+        if override.kind == "switch":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **look)
+        else:
+            group.add_argument(flag, metavar="|".join(override.values) or OVERRIDE_FLAGS[override.kind], **look)
+
+
+def overrides_from(args, given=None):
+    """{name: value} of the loader flags, checked; they win over `given`. Raises CheckpointError."""
+    from models.overrides import check
+
+    return check((given or {}) | {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None})
 
 
 def _whole(text):
@@ -128,7 +157,7 @@ def _whole(text):
 def request_from(args):
     """audit.request.Request from parsed `run` flags and the --config file. Raises RequestError."""
     from audit.attacks import check_settings, choose
-    from audit.request import Request
+    from audit.request import BUDGET_OF_ALL, Request
 
     given = _config_file(args.config) if args.config else {}
     for name in RUN_NAMES:
@@ -143,14 +172,23 @@ def request_from(args):
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
         given[name] = str(path)
+    if given.get("reference"):
+        path = _resolved("reference", given["reference"])
+        if not path.exists():
+            raise RequestError(f"--reference: {path.name} was not found. Expected a path to a checkpoint: check the path.")
+        given["reference"] = str(path)
     if given.get("manifest"):
         path = _resolved("manifest", given["manifest"])
         if not path.is_file():
             raise RequestError(f"--manifest: {path.name} was not found. Expected the file that python -m audit split wrote: check the path.")
         given["manifest"] = str(path)
     attacks = given.get("attacks", ())
-    given["attacks"] = choose([a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks))
+    attacks = [a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks)
+    if "all" in attacks:
+        given.setdefault("budget", BUDGET_OF_ALL)
+    given["attacks"] = choose(attacks) if attacks else ()
     check_settings(given.get("settings", {}))
+    given["overrides"] = overrides_from(args, {name: given.pop(name) for name in OVERRIDES if name in given})
     given.setdefault("name", Path(given["checkpoint"]).stem)
     out = given.pop("out", None)
     return Request.from_json(given), out and _resolved("out", out)
@@ -173,13 +211,13 @@ def _config_file(path):
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that does not exist is a ValueError
         raise RequestError(f"--config: {Path(path).name} cannot be read ({type(error).__name__}). Expected YAML with the names of the flags.") from None
-    known = {name.replace("_", "-") for name in RUN_NAMES} | {"settings"}
+    known = {name.replace("_", "-") for name in (*RUN_NAMES, *OVERRIDES)} | {"settings"}
     if not isinstance(data, dict) or set(data) - known:
         unknown = sorted(str(key)[:40] for key in set(data) - known)[:3] if isinstance(data, dict) else _named(data)
         raise RequestError(f"--config: {Path(path).name} holds {unknown}. Expected only the names {', '.join(sorted(known))}.")
     given = {k.replace("-", "_"): v for k, v in data.items() if v is not None}
     for name, value in given.items():
-        if not _is_kind(name, value):
+        if name not in OVERRIDES and not _is_kind(name, value):
             expected = EXPECTED.get(name) or ("a whole number" if KINDS.get(name) == (int,) else "text that is not empty")
             raise RequestError(f"--config: {name.replace('_', '-')} is {_named(value)}. Expected {expected}.")
     return given
@@ -246,10 +284,33 @@ def _run(args):
     return INCONCLUSIVE if print_result(job.folder) == "inconclusive" else OK
 
 
+def _control(args):
+    from audit import config as configuration
+    from audit.analysis import analyse
+    from audit.cli_progress import print_result, wait
+    from audit.files import write_json
+    from audit.jobs.submit import submit_audit
+    from audit.known_leak import FILE, found_in, request_like
+    from audit.measured import read_measured
+    from audit.report.run import open_run
+
+    folder = Path(args.folder).expanduser().resolve()
+    open_run(folder)
+    config = _loaded(configuration)
+    job, created = submit_audit(config, request_like(read_measured(folder).request))
+    print(f"{job.name} · job {job.id} · {job.folder}" + ("" if created else " · already known"), flush=True)
+    if wait(config, job.id) == INTERRUPTED:
+        return INTERRUPTED
+    write_json(folder / FILE, found_in(open_run(job.folder).report))
+    analyse(folder)
+    print_result(folder)
+    return OK
+
+
 def _inspect(args):
     from models.checkpoint import inspect_checkpoint
 
-    info = inspect_checkpoint(args.checkpoint).to_json()
+    info = inspect_checkpoint(args.checkpoint, **overrides_from(args)).to_json()
     if args.json:
         print(json.dumps(info, indent=1))
         return OK
@@ -258,13 +319,15 @@ def _inspect(args):
         ("network", info["architecture"], ""),
         ("parameters", f"{info['parameters']:,}", ""),
         ("weights", info["weights"], ""),
-        ("image shape", "x".join(map(str, info["image_shape"])), ""),
+        ("image shape", "x".join("?" if n is None else str(n) for n in info["image_shape"]), ""),
     ]
     rows += [(s["name"], s["value"], s["decided_by"]) for s in info["settings"]]
     for name, value, source in rows:
         print(f"  {name:<22} {value!s:<28} {source}".rstrip())
     for missing in info["missing"]:
         print(f"  missing: {missing}")
+    for note in info["notes"]:
+        print(f"  note: {note}")
     print(f"  sha256 {info['sha256']}")
     return OK
 

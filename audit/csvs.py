@@ -17,16 +17,16 @@ def scores_csv(out):
 
 
 def images_csv(out):
-    """image_id, conformal_p, flagged (headline attack, evaluation rows only), blind, blind_fold (rows that the blind baseline saw)."""
+    """image_id, conformal_p, flagged (headline attack, evaluation rows only), blind, blind_fold (rows that the blind baseline saw), cluster (near duplicates share one)."""
     count = len(out.is_member)
     p, flagged, blind, fold = np.full(count, np.nan), np.zeros(count, bool), np.full(count, np.nan), np.full(count, -1)
     p[out.evaluation], flagged[out.evaluation] = out.flags.p, out.flags.flagged
     blind[out.kept], fold[out.kept] = out.blind.scores, out.blind.fold
     rows = (
-        [image["image_id"], _number(p[i]), bool(flagged[i]) if out.evaluation[i] else "", _number(blind[i]), int(fold[i]) if fold[i] >= 0 else ""]
+        [image["image_id"], _number(p[i]), bool(flagged[i]) if out.evaluation[i] else "", _number(blind[i]), int(fold[i]) if fold[i] >= 0 else "", int(out.measured.clusters[i])]
         for i, image in enumerate(out.measured.queries["images"])
     )
-    return csv_text(["image_id", "conformal_p", "flagged", "blind", "blind_fold"], rows)
+    return csv_text(["image_id", "conformal_p", "flagged", "blind", "blind_fold", "cluster"], rows)
 
 
 def _number(value):

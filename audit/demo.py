@@ -5,13 +5,14 @@ from pathlib import Path
 from audit.request import Request
 
 FOLDER = Path(__file__).resolve().parent.parent / "models" / "demo"
+ATTACKS = ("loss_vlb", "loss_x0", "loss_eps", "gray_intermediate", "naive_loss", "pia", "sima", "sima_mc")  # the loss grid's, and the two strongest for a few more calls
 NAMES = {"leaky": "leaky-fmnist", "twin": "twin-fmnist"}
 
 
 def demo_request(which):
-    """The Request of "leaky" or "twin": quick preset on both query sets, with the manifest of their split."""
+    """The Request of "leaky" or "twin": quick preset on both query sets, ATTACKS, with the manifest of their split."""
     sets = {name: str(FOLDER / f"{name}.zip") for name in ("members", "nonmembers")}
-    return Request(checkpoint=str(FOLDER / which), **sets, name=NAMES[which], preset="quick", manifest=str(FOLDER / "manifest.json"))
+    return Request(checkpoint=str(FOLDER / which), **sets, name=NAMES[which], preset="quick", attacks=ATTACKS, manifest=str(FOLDER / "manifest.json"))
 
 
 def submit_demo(config, out=None):

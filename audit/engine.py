@@ -1,5 +1,6 @@
 """Runs probes over images: makes the rows (image, timestep, draw), batches them, and lays the numbers out as tables.
 
+Each probe has its own timesteps and draws: the audit's grid, or those in MeasurePlan.own. A probe may take all draws of a timestep, or all of an image, as one row.
 A block of images is measured in the order of its timesteps: rows go through t, then draw, then image, and are cut into batches of equal size, so a batch
 mixes images and timesteps, each noise draw is made once per block, and what stands in a batch follows from the block alone. On one CPU the tables are then
 bit-equal however often a job was stopped; with another batch size they agree to about 1e-5.
@@ -43,6 +44,8 @@ class MeasurePlan:
         timesteps: 0-based; draws: S noise draws per timestep; seed: of the noise bank.
         batch_size: rows per forward pass, None = not decided; precision: "fp32", "tf32" or "bf16".
         probes: names in PROBES; clip: clamp x0_hat to [-1, 1], None = for pixel models only.
+        own: (probe, timesteps, draws) of the probes that do not follow `timesteps` and `draws`; see `own_grids`.
+        filtered: those of `probes` that also make their low-pass tables.
     """
 
     timesteps: tuple[int, ...]
@@ -52,10 +55,14 @@ class MeasurePlan:
     precision: str = "fp32"
     probes: tuple[str, ...] = ("noised",)
     clip: bool | None = None
+    own: tuple[tuple[str, tuple[int, ...], int], ...] = ()
+    filtered: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "timesteps", tuple(int(t) for t in self.timesteps))
         object.__setattr__(self, "probes", tuple(self.probes))
+        object.__setattr__(self, "filtered", tuple(self.filtered))
+        object.__setattr__(self, "own", tuple((name, tuple(int(t) for t in timesteps), draws) for name, timesteps, draws in self.own))
         if not self.timesteps:
             raise RequestError("No timesteps were given. Expected at least one.")
         for name in ("draws", "batch_size"):
@@ -70,26 +77,69 @@ class MeasurePlan:
             if name not in PROBES:
                 raise RequestError(f"There is no probe {str(name)[:40]!r}. Expected one of {', '.join(PROBES)}.")
 
+    def probe(self, name):
+        """The Probe of one of its names, with low-pass tables where they are asked for."""
+        return _low_passed(name) if name in self.filtered else PROBES[name]
+
+    def of(self, name):
+        """The plan of one of its probes alone, with that probe's timesteps and draws."""
+        timesteps, draws = next(((t, s) for probe, t, s in self.own if probe == name), (self.timesteps, self.draws))
+        return replace(self, timesteps=timesteps, draws=1 if PROBES[name].DRAWS == 0 else draws, probes=(name,), own=())
+
+
+@functools.cache
+def _low_passed(name):
+    return PROBES[name].low_passed()
+
+
+def own_grids(probes, schedule, draws):
+    """MeasurePlan.own of an audit: where each probe that has timesteps of its own is measured.
+
+    Args: probes: names; schedule: models.schedule.Schedule; draws: S that the audit asks for.
+    """
+    found = ((name, PROBES[name].own_timesteps(len(schedule)), PROBES[name].DRAWS) for name in probes)
+    return tuple((name, timesteps, draws if fixed is None else max(1, fixed)) for name, timesteps, fixed in found if timesteps is not None)
+
 
 def specs(plan, schedule):
     """{table: ("timestep", timesteps)} of all tables of a plan, for audit.tables.write_tables. Raises RequestError: a timestep outside the schedule."""
-    _check_timesteps(plan.timesteps, len(schedule))
-    return {table: ("timestep", plan.timesteps) for name in plan.probes for table in PROBES[name].TABLES}
-
-
-def calls_per_image(plan, denoiser=None):
-    """Network calls that one image costs; without a denoiser, as if every timestep could be measured."""
-    total = 0
+    found = {}
     for name in plan.probes:
-        probe = PROBES[name]
-        columns = len(plan.timesteps) if denoiser is None else int(probe.defined(denoiser, plan.timesteps).any(axis=0).sum())
-        total += columns * plan.draws * probe.CALLS_PER_ROW
-    return total
+        timesteps = plan.of(name).timesteps
+        _check_timesteps(timesteps, len(schedule))
+        found |= dict.fromkeys(plan.probe(name).TABLES, ("timestep", timesteps))
+    return found
 
 
-def model_calls(plan, images, denoiser=None):
+def calls_of(plan, denoiser):
+    """{probe: network calls that one image costs} of a plan, without those that an audit makes once for all images."""
+    found = {}
+    for name in plan.probes:
+        probe, own = plan.probe(name), plan.of(name)
+        measured = _measured(probe, own, denoiser)
+        rows = {"draw": len(measured) * own.draws, "timestep": len(measured), "image": min(1, len(measured))}[probe.ROW]
+        found[name] = rows * probe.row_calls(measured, own.draws, len(denoiser.schedule)) if rows else 0
+    return found
+
+
+def _measured(probe, plan, denoiser):
+    """Timesteps of a one-probe plan at which this model has any number."""
+    return [t for t, any_table in zip(plan.timesteps, probe.defined(denoiser, plan.timesteps).any(axis=0), strict=True) if any_table]
+
+
+def calls_per_image(plan, denoiser):
+    """Network calls that one image costs."""
+    return sum(calls_of(plan, denoiser).values())
+
+
+def shared_calls(plan, denoiser):
+    """Network calls that an audit makes once, however many images it has."""
+    return sum(PROBES[name].shared_calls(_measured(PROBES[name], plan.of(name), denoiser), plan.of(name).draws, denoiser) for name in plan.probes)
+
+
+def model_calls(plan, images, denoiser):
     """Network calls of a whole audit of `images` images."""
-    return images * calls_per_image(plan, denoiser)
+    return images * calls_per_image(plan, denoiser) + shared_calls(plan, denoiser)
 
 
 def choose_device(name="auto"):
@@ -113,27 +163,38 @@ def measure_block(denoiser, x0, plan, should_stop=None, on_calls=None, noise=Non
     Raises: Stopped; RequestError; models.errors.CheckpointError: the model returned NaN or infinity.
     """
     x0 = as_images(x0)
-    _check_timesteps(plan.timesteps, len(denoiser.schedule))
     tables = {}
     for name in plan.probes:
-        probe = PROBES[name]
-        defined = probe.defined(denoiser, plan.timesteps)
-        source = RowSource(x0, plan, name, np.flatnonzero(defined.any(axis=0)), _device_of(denoiser), noise)
-        out = np.full((len(probe.TABLES), plan.draws, len(x0), len(plan.timesteps)), np.nan, dtype=np.float32)
-        if source.total:
-            values = _run(denoiser, probe, plan, source, should_stop, on_calls, on_batch_size)
-            shape = (len(probe.TABLES), len(source.columns), plan.draws, len(x0))
-            out[..., source.columns] = values.reshape(shape).transpose(0, 2, 3, 1)
-        _require_finite(out, defined, plan.timesteps)
-        out[np.broadcast_to(~defined[:, None, None], out.shape)] = np.nan
-        tables |= dict(zip(probe.TABLES, out, strict=True))
+        own = plan.of(name)
+        tables |= _measure_probe(denoiser, x0, plan.probe(name), own, noise, (should_stop, on_calls, on_batch_size))
     return tables
 
 
+def _measure_probe(denoiser, x0, probe, plan, noise, watchers):
+    """{table: float32 (S,n,K)} of one probe. Args: plan: of this probe alone; watchers: as in measure_block."""
+    _check_timesteps(plan.timesteps, len(denoiser.schedule))
+    defined = probe.defined(denoiser, plan.timesteps)
+    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), _device_of(denoiser), noise)
+    out = np.full((len(probe.TABLES), plan.draws, len(x0), len(plan.timesteps)), np.nan, dtype=np.float32)
+    if source.total:
+        values = _run(denoiser, probe, plan, source, *watchers)
+        tables, columns, images = len(probe.TABLES), len(source.columns), len(x0)
+        lengths, order = {
+            "draw": ((tables, columns, plan.draws, images), (0, 2, 3, 1)),
+            "timestep": ((tables, columns, images, plan.draws), (0, 3, 2, 1)),
+            "image": ((tables, images, columns, plan.draws), (0, 3, 1, 2)),
+        }[probe.ROW]
+        out[..., source.columns] = values.reshape(lengths).transpose(order)
+    _require_finite(out, defined, plan.timesteps)
+    out[np.broadcast_to(~defined[:, None, None], out.shape)] = np.nan
+    return dict(zip(probe.TABLES, out, strict=True))
+
+
 def _run(denoiser, probe, plan, source, should_stop, on_calls, on_batch_size):
-    """All rows of a source, in order -> float64 (tables, rows); the device is waited for once, at the end."""
+    """All rows of a source, in order -> float64 (tables, rows, …); the device is waited for once, at the end."""
     size, first, parts = plan.batch_size or default_batch_size(denoiser, plan, source.device), 0, []
-    with arithmetic(plan.precision, source.device):
+    calls = probe.row_calls([plan.timesteps[c] for c in source.columns], plan.draws, len(denoiser.schedule))
+    with arithmetic("fp32" if probe.EXACT else plan.precision, source.device):
         while first < source.total:
             if should_stop and should_stop():
                 raise Stopped
@@ -146,7 +207,7 @@ def _run(denoiser, probe, plan, source, should_stop, on_calls, on_batch_size):
                 continue
             parts.append(values)
             if on_calls:
-                on_calls((last - first) * probe.CALLS_PER_ROW)
+                on_calls((last - first) * calls)
             first = last
         return torch.cat(parts, dim=1).cpu().numpy()
 
@@ -222,21 +283,25 @@ def measure_images(denoiser, x0, timesteps, probe="noised", seed=0, draws=1, noi
     """audit.probes.measure, where it is described."""
     if cond is not None:
         raise RequestError("cond was given, but this model is unconditional. Leave cond out.")
+    plan = MeasurePlan((0,), probes=(probe,))  # refuses an unknown name
+    plan = MeasurePlan(tuple(np.asarray(timesteps).reshape(-1).tolist()), draws, seed, batch_size, "fp32", (probe,), clip)
     if noise is not None:
+        if PROBES[probe].DRAWS == 0 or PROBES[probe].ROW == "image":
+            raise RequestError(f"noise was given, but the probe {probe} takes none from outside. Leave noise out.")
         noise = torch.as_tensor(noise)
         if noise.ndim not in (5, 6) or draws not in (1, noise.shape[0]):
             raise RequestError(f"noise has the shape {tuple(noise.shape)} and draws is {draws}. Expected (S,K,C,H,W) or (S,K,N,C,H,W), and draws left out or equal to S.")
-        draws = int(noise.shape[0])
+        plan = replace(plan, draws=int(noise.shape[0]))
     x0 = as_images(x0)
     if denoiser.pixel_space and tuple(x0.shape[1:]) != tuple(denoiser.image_shape):
         raise RequestError(f"x0 holds images of {tuple(x0.shape[1:])} (C,H,W). Expected the model's {tuple(denoiser.image_shape)}.")
-    plan = MeasurePlan(tuple(np.asarray(timesteps).reshape(-1).tolist()), draws, seed, batch_size, "fp32", (probe,), clip)
+    plan = plan.of(probe)
     if noise is not None:
         noise = as_noise(noise, plan, x0)
     place = choose_device(device)
     denoiser.to(place)
     plan = replace(plan, batch_size=plan.batch_size or default_batch_size(denoiser, plan, place))
-    numbers = len(PROBES[probe].TABLES) * len(plan.timesteps) * draws * 8
+    numbers = len(PROBES[probe].TABLES) * len(plan.timesteps) * plan.draws * 8
     step = max(1, BLOCK_BYTES // max(numbers, x0[0].numel() * 4))
     blocks = []
     for first in range(0, len(x0), step):
@@ -259,17 +324,23 @@ def default_batch_size(denoiser, plan, device):
     return int(np.clip(CPU_PIXELS // (height * width), 1, CPU_ROWS))
 
 
+def _timed(plan):
+    """(Probe, its plan) of the probe that speed is measured with: the noised one, which has the most rows, or the first."""
+    name = "noised" if "noised" in plan.probes else plan.probes[0]
+    return plan.probe(name), plan.of(name)
+
+
 def _timer(denoiser, plan, device, x0=None):
     """A function that measures one batch of a given size and returns the seconds it took, or None when memory ran out."""
     if x0 is None:
         picture = torch.rand((SMALLEST_TRIED, *denoiser.image_shape), generator=torch.Generator().manual_seed(0)) * 2 - 1
         x0 = picture if denoiser.pixel_space else denoiser.encode(picture.to(device)).cpu()
-    probe = PROBES[plan.probes[0]]
+    probe, plan = _timed(plan)
     columns = np.flatnonzero(probe.defined(denoiser, plan.timesteps).any(axis=0))
     if not len(columns):
         raise RequestError("None of the timesteps can be measured on this model: its schedule keeps no signal there. Choose less noisy timesteps.")
     _device_of(denoiser)
-    source = RowSource(as_images(x0), plan, plan.probes[0], columns, device)
+    source = RowSource(as_images(x0), plan, probe, columns, device)
     start = source.total // 2  # t = 0 costs a little more than the rest
 
     def seconds(size):
@@ -344,8 +415,9 @@ def price(denoiser, x0, plan, device):
     seconds(1)  # warms up
     while None in (took := [seconds(size), seconds(size)]):
         size = _halved(size, device)
-    calls = 2 * size * PROBES[plan.probes[0]].CALLS_PER_ROW
-    return Price(sum(took) / calls, size, calls_per_image(plan, denoiser), device.type, _peak_memory(device))
+    probe, own = _timed(plan)
+    calls = 2 * size * probe.row_calls(_measured(probe, own, denoiser), own.draws, len(denoiser.schedule))
+    return Price(sum(took) / max(1, calls), size, calls_per_image(plan, denoiser), device.type, _peak_memory(device))
 
 
 def _peak_memory(device):
@@ -363,7 +435,7 @@ def check_precision(denoiser, x0, plan):
     """Refuse a reduced precision that reorders images.
 
     At every measured timestep of every table, the Spearman rank correlation over at most 64 images between plan.precision and fp32 (one draw, same noise)
-    must reach 0.999.
+    must reach 0.999. Probes that are always measured in fp32 pass.
 
     Args: x0: (n,C,H,W).
     Returns: {table: lowest correlation over timesteps}; {} for fp32, which is the reference.
@@ -374,7 +446,7 @@ def check_precision(denoiser, x0, plan):
     x0, plan = as_images(x0)[:PRECISION_IMAGES], replace(plan, draws=1)
     run = functools.partial(measure_block, denoiser, x0)
     exact, reduced = run(replace(plan, precision="fp32")), run(plan)
-    lowest = {}
+    lowest, timesteps = {}, specs(plan, denoiser.schedule)
     for name, values in exact.items():
         measured = ~np.isnan(values[0]).all(axis=0)
         if not measured.any():
@@ -382,7 +454,7 @@ def check_precision(denoiser, x0, plan):
         found = _rank_correlation(values[0][:, measured], reduced[name][0][:, measured])
         lowest[name] = float(found.min())
         if lowest[name] < LEAST_RANK_CORRELATION:
-            t = np.asarray(plan.timesteps)[measured][found.argmin()]
+            t = np.asarray(timesteps[name][1])[measured][found.argmin()]
             raise RequestError(
                 f"With {plan.precision} the images rank differently than with fp32: rank correlation {lowest[name]:.4f} for {name} at t = {t} on {len(x0)} images. "
                 f"Expected at least {LEAST_RANK_CORRELATION}: use --precision fp32."

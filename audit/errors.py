@@ -4,7 +4,8 @@
     ├── RequestError     a flag, setting or combination that cannot be run
     ├── ImageSetError    a set of query images that cannot be audited
     ├── AttackError      an attack that cannot be scored on these tables
-    │   └── WindowError    a window that keeps no measured timestep
+    │   ├── WindowError    a window that keeps no measured timestep
+    │   └── NotMeasuredError  an attack whose tables this run or this model does not have: skipped, where the others are failed
     ├── RunFolderError   a run folder that is missing, foreign or unreadable
     ├── HomeError        AUDIT_HOME or the worker's surroundings cannot be used
     └── JobError         a job that cannot be cancelled, resumed or finished
@@ -31,6 +32,10 @@ class AttackError(AuditError):
 
 class WindowError(AttackError):
     """The window keeps none of the measured timesteps."""
+
+
+class NotMeasuredError(AttackError):
+    """The attack needs numbers that were not measured, or that this model does not have."""
 
 
 class RunFolderError(AuditError):

@@ -11,8 +11,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from audit.errors import RunFolderError
+from audit.known_leak import known_leak
 from audit.request import Request
-from audit.tables import Tables
+from audit.stats.controls import Control
+from audit.tables import UNTRAINED, Tables
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,14 @@ class Features:
 
 @dataclass(frozen=True)
 class Measured:
-    """request: Request; queries, facts: the parsed queries.json and measurement.json; tables: Tables; features: Features."""
+    """request: Request; queries, facts: the parsed queries.json and measurement.json; tables: Tables; features: Features; known_leak: Control or None."""
 
     request: Request
     queries: dict
     facts: dict
     tables: Tables
     features: Features
+    known_leak: Control | None = None
 
     @cached_property
     def is_member(self):
@@ -50,6 +53,17 @@ class Measured:
         images, groups = np.tile(np.arange(count), 2), count + np.concatenate([_numbered(found), count + _numbered(np.array(coins))])
         links = coo_array((np.ones(2 * count, np.int8), (images, groups)), (3 * count,) * 2)
         return _numbered(connected_components(links, directed=False)[1][:count])
+
+    @cached_property
+    def blind_features(self):
+        """Features, with the losses of an untrained network beside those of the pictures where they were measured and are finite."""
+        table = self.tables.get(UNTRAINED)
+        if table is None:
+            return self.features
+        columns = [(f"untrained loss at t = {t}", np.asarray(row, dtype=np.float64)) for t, row in zip(table.timesteps, table.values, strict=True) if np.isfinite(row).all()]
+        named = tuple(name for name, _ in columns)
+        values = np.column_stack([self.features.values, *(row for _, row in columns)])
+        return Features(self.features.names + named, np.append(self.features.scalar, np.zeros(len(named), bool)), values)
 
     @property
     def provenance(self):
@@ -81,4 +95,4 @@ def read_measured(folder):
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         what = "request.json, queries.json, measurement.json, features.npz or the tables"
         raise RunFolderError(f"{folder.name} is damaged, or of another version: {what} cannot be read or do not belong together. Run the audit again.") from None
-    return Measured(request, queries, facts, tables, features)
+    return Measured(request, queries, facts, tables, features, known_leak(folder))

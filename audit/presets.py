@@ -9,17 +9,18 @@ from audit.errors import RequestError
 
 @dataclass(frozen=True)
 class Preset:
-    """timesteps: K, or None for every one; draws: S; about: one line for people."""
+    """timesteps: K, or None for every one; draws: S; about: one line for people; untrained: whether the blind baseline also asks an untrained network."""
 
     timesteps: int | None
     draws: int
     about: str
+    untrained: bool = False
 
 
 PRESETS = {
     "quick": Preset(20, 2, "20 timesteps, 2 draws: a first look"),
     "standard": Preset(50, 4, "50 timesteps, 4 draws: the default"),
-    "thorough": Preset(None, 2, "every timestep, 2 draws"),
+    "thorough": Preset(None, 2, "every timestep, 2 draws; the blind baseline also asks an untrained network", untrained=True),
 }
 
 

@@ -6,11 +6,14 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from audit.api import parse_api
 from audit.errors import RequestError
 from audit.presets import PRESETS
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
+DEFAULT_BUDGET, BUDGET_OF_ALL = 1, 10  # loss grids: without --attacks, and with --attacks all
+ADDED = ("reference", "api")  # fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
 NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
 
 
@@ -27,7 +30,11 @@ class Request:
         settings: {attack: {setting: value}}: fixed by the user instead of chosen on the calibration half.
         manifest: absolute path of the manifest of a split that `split` drew, or None.
         randomised_split: the owner's word that the split was drawn at random before training; not together with a manifest, which shows it.
+        overrides: {name: value} of models.overrides.OVERRIDES, what the checkpoint's files do not say; each value is checked when the checkpoint is opened.
         claimed_dp: (ε, δ) that somebody claims for the training, to be checked, or None; ε above 0, δ from 0 to below 1.
+        budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
+        reference: absolute path of a checkpoint whose scores are subtracted, or None.
+        api: what an API shows, as audit.api.parse_api takes it (text or dict) and kept with every key, or None for the weights themselves.
     """
 
     checkpoint: str
@@ -46,6 +53,10 @@ class Request:
     manifest: str | None = None
     randomised_split: bool = False
     claimed_dp: tuple[float, float] | None = None
+    overrides: dict = field(default_factory=dict)
+    budget: int | None = None
+    reference: str | None = None
+    api: dict | None = None
 
     def __post_init__(self):
         for name in ("checkpoint", "members", "nonmembers", "name"):
@@ -57,6 +68,9 @@ class Request:
             raise RequestError(f"attacks is {str(self.attacks)[:40]}. Expected names.")
         if not isinstance(self.settings, dict):
             raise RequestError(f"settings is {str(self.settings)[:40]}. Expected attack: {{name: value}}.")
+        plain = isinstance(self.overrides, dict) and all(isinstance(k, str) and isinstance(v, str | int | float) for k, v in self.overrides.items())
+        if not plain:
+            raise RequestError(f"overrides is {str(self.overrides)[:40]}. Expected name: value, one value each.")
         for name, allowed in (("preset", tuple(PRESETS)), ("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise RequestError(f"--{name} is {str(getattr(self, name))[:40]!r}. Expected one of {', '.join(allowed)}.")
@@ -70,8 +84,14 @@ class Request:
             raise RequestError(f"--manifest is {str(self.manifest)[:40]!r}, --randomised-split {str(self.randomised_split)[:40]!r}. Expected a path, and true or false.")
         if self.manifest is not None and self.randomised_split:
             raise RequestError("--manifest and --randomised-split were both given. Expected one: a manifest shows what the other only says.")
+        if not (self.reference is None or (isinstance(self.reference, str) and self.reference)):
+            raise RequestError(f"--reference is {str(self.reference)[:40]!r}. Expected a path to a checkpoint.")
+        if self.api is not None:
+            object.__setattr__(self, "api", parse_api(self.api).to_json())
         if self.claimed_dp is not None:
             object.__setattr__(self, "claimed_dp", dp_claim(self.claimed_dp))
+        if self.budget is not None and (not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0):
+            raise RequestError(f"--budget is {self.budget}. Expected a whole number of loss grids, 0 or more.")
 
     @property
     def grid_size(self):
@@ -82,6 +102,11 @@ class Request:
     def noise_draws(self):
         """S."""
         return self.draws if self.draws is not None else PRESETS[self.preset].draws
+
+    @property
+    def attack_budget(self):
+        """Loss grids that attacks may cost beyond the first one, or None for no limit."""
+        return self.budget if self.budget is not None or self.attacks else DEFAULT_BUDGET
 
     def to_json(self):
         """Plain dict; `from_json` is its inverse."""
@@ -100,7 +125,7 @@ class Request:
 
     def identity(self):
         """SHA-256 hex of everything that can change a number: two requests with the same identity are one audit."""
-        content = {k: v for k, v in self.to_json().items() if k not in NOT_IDENTITY}
+        content = {k: v for k, v in self.to_json().items() if k not in NOT_IDENTITY and not (k in ADDED and v is None)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

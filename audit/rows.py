@@ -8,34 +8,53 @@ from audit.probes.base import Rows
 
 
 class RowSource:
-    """The rows of one block of images: row = (column * S + draw) * n + image.
+    """The rows of one block of images, in the order column, draw, image; what one row is, the probe's ROW says.
 
-    Attributes: columns: int64 (K',), positions in the plan's timesteps that are measured; total: K' S n; device: torch.device.
+    Args: plan: the MeasurePlan of this probe alone; probe: audit.probes.base.Probe; columns: int64 (K',), positions in the plan's timesteps that are measured.
+    Attributes: columns; draws: S; total: K' S n rows for ROW "draw", K' n for "timestep", n for "image"; device: torch.device.
     """
 
     def __init__(self, x0, plan, probe, columns, device, noise=None):
-        self.columns, self.device, self.draws, self.images = columns, device, plan.draws, len(x0)
-        self.total = len(columns) * plan.draws * len(x0)
+        self.columns, self.device, self.draws, self.images, self._probe = columns, device, plan.draws, len(x0), probe
+        self._draws_apart = plan.draws if probe.ROW == "draw" else 1
+        self.total = len(x0) * (min(len(columns), 1) if probe.ROW == "image" else len(columns) * self._draws_apart)
         self._on_cuda = device.type == "cuda"
         self._x0 = self._send(x0)
         self._columns, self._timesteps = torch.as_tensor(columns), torch.as_tensor(plan.timesteps, dtype=torch.int64)
-        self._bank = bank(int(plan.seed), probe, tuple(x0.shape[1:]), int(plan.draws))
+        self._bank = bank(int(plan.seed), probe.name, tuple(x0.shape[1:]), int(plan.draws) * probe.NOISES_PER_DRAW)
         self._noise = None if noise is None else as_noise(noise, plan, x0)
+        self._shared = None
 
     def rows(self, first, last):
         """Rows first … last-1; a number beyond the end starts over (for timing)."""
         index = torch.arange(first, last) % self.total
         pair, image = index // self.images, index % self.images
-        column, draw = self._columns[pair // self.draws], pair % self.draws
         x0 = self._x0.index_select(0, self._send(image))
-        if self._noise is not None and self._noise.ndim == 6:
-            return Rows(x0, self._send(self._noise[draw, column, image]), self._timesteps[column])
-        pairs, place = torch.unique(pair, return_inverse=True)
-        eps = self._send(torch.stack([self._draw(int(p)) for p in pairs]))
-        return Rows(x0, eps.index_select(0, self._send(place)), self._timesteps[column])
+        if self._probe.ROW == "image":
+            return Rows(x0, self._shared_noise(), self._timesteps[self._columns])
+        column, draw = self._columns[pair // self._draws_apart], pair % self._draws_apart
+        return Rows(x0, self._noise_of(pair, column, draw, image), self._timesteps[column])
 
-    def _draw(self, pair):
-        column, draw = int(self.columns[pair // self.draws]), pair % self.draws
+    def _noise_of(self, pair, column, draw, image):
+        """eps of rows that are one draw each, or all draws of a timestep."""
+        if self._probe.DRAWS == 0:
+            return None
+        together = self._probe.ROW == "timestep"
+        if self._noise is not None and self._noise.ndim == 6:
+            return self._send(self._noise[:, column, image].transpose(0, 1) if together else self._noise[draw, column, image])
+        pairs, place = torch.unique(pair, return_inverse=True)
+        eps = self._send(torch.stack([torch.stack([self._draw(int(p), d) for d in range(self.draws)]) if together else self._draw(*divmod(int(p), self.draws)) for p in pairs]))
+        return eps.index_select(0, self._send(place))
+
+    def _shared_noise(self):
+        """(S,NOISES_PER_DRAW,C,H,W), or None; drawn once, and as of t = 0, because it belongs to no single timestep."""
+        if self._probe.DRAWS != 0 and self._shared is None:
+            each = self._probe.NOISES_PER_DRAW
+            self._shared = self._send(torch.stack([torch.stack([self._bank.eps(0, s * each + g) for g in range(each)]) for s in range(self.draws)]))
+        return self._shared
+
+    def _draw(self, position, draw):
+        column = int(self.columns[position])
         if self._noise is not None:
             return self._noise[draw, column]
         return self._bank.eps(int(self._timesteps[column]), draw)

@@ -23,6 +23,7 @@ import numpy as np
 
 from audit.errors import RunFolderError
 
+UNTRAINED = "untrained/eps_mse"  # what an untrained copy of the network answers: features of the blind baseline
 BLOCK_IMAGES = 4096  # images per pass while building: memory stays independent of N
 
 

@@ -10,7 +10,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # stderr belongs to our o
 def open_checkpoint(path, **overrides):
     """Open a checkpoint safely.
 
-    Args: path: file, folder or .zip; overrides: settings that the files do not say (none is taken yet).
+    Args: path: file, folder or .zip; overrides: settings that the files do not say; names and values in models/overrides.py:OVERRIDES.
     Returns: models.base.Denoiser on the CPU, in evaluation mode, float32.
     Raises: models.errors.CheckpointError and its children.
     """

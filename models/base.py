@@ -11,8 +11,8 @@ import torch
 
 from models.errors import CheckpointError
 from models.schedule import Schedule, per_image, to_eps_and_x0
+from models.settings import PREDICTION_TYPES, Setting
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 SMALLEST_SHARE = 1e-6  # of signal or noise in x_t, below which a model that predicts the other is not measured
 
@@ -33,15 +33,6 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One decided setting of a checkpoint: `decided_by` is a file name, "inferred", "recipe", "user", "self-test" or "default"."""
-
-    name: str
-    value: object
-    decided_by: str
-
-
-@dataclass(frozen=True)
 class CheckpointInfo:
     """What was recognised, without tensors.
 
@@ -49,7 +40,9 @@ class CheckpointInfo:
         sha256: of the file, or over the sorted (relative path, file SHA-256) of the files used.
         format: registry name; architecture: class and width in words; parameters: count; weights: "ema", "raw" or "only".
         image_shape: (C,H,W) of the pictures; settings: how each setting was decided.
-        confidence: "certain" or "likely"; files: relative names of the files used; missing: what the files do not say.
+        confidence: "certain", "likely" (something was guessed or could not be checked) or "incomplete" (see missing); then prediction_type,
+            train_timesteps and sizes in image_shape may be None.
+        files: relative names of the files used; missing: what the files do not say and nobody gave; notes: what would change the answer, a line each.
     """
 
     sha256: str
@@ -64,10 +57,11 @@ class CheckpointInfo:
     confidence: str = "certain"
     files: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self):
         """Plain dict for report.json and `inspect --json`."""
-        lists = {"image_shape": list(self.image_shape), "settings": [dataclasses.asdict(s) for s in self.settings], "files": list(self.files), "missing": list(self.missing)}
+        lists = {"settings": [dataclasses.asdict(s) for s in self.settings]} | {name: list(getattr(self, name)) for name in ("image_shape", "files", "missing", "notes")}
         return dataclasses.asdict(self) | lists
 
 
@@ -81,8 +75,11 @@ class Denoiser:
         prediction_type: one of PREDICTION_TYPES; variance: one of VARIANCES.
         pixel_space: True when `encode` is the identity, so that x0 lies in [-1, 1].
         info: CheckpointInfo.
+        classes: number of class labels of a class-conditional model, which `predict` then needs as `cond`; None for every other model.
         measurable: (T,) bool, steps at which both eps_hat and x0_hat can be read off the output; where False, `predict` gives NaN for the one that cannot.
     """
+
+    classes: int | None = None
 
     def __init__(self, network, schedule: Schedule, image_shape, prediction_type, variance, info, pixel_space=True):
         if prediction_type not in PREDICTION_TYPES or variance not in VARIANCES:

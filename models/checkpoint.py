@@ -2,65 +2,88 @@
 
 open_checkpoint(path) -> Denoiser            on the CPU, float32, evaluation mode
 inspect_checkpoint(path) -> CheckpointInfo   what was recognised; no tensor is read, no network built
+rank_missing(path, images) -> Ranking        which usual values of missing settings denoise the user's images best
 """
 
 import contextlib
 import tempfile
 from pathlib import Path
 
-from models import formats
+from models import formats, overrides
 from models.errors import CheckpointError
+from models.formats import foreign, single_file
 from models.safety import safe_unzip
-from models.weights import open_weights
+from models.weights import Content, converted, keep_converted, open_content, open_weights, opened_once
 
-EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/)"
+EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/), or a .pt of OpenAI's or pytorch-ddpm's code"
+CONFIGURATION = ("model_index.json", "config.json", "scheduler_config.json")
+NONE = overrides.Takes()
 
 
-def open_checkpoint(path, unpack_into=None, **overrides):
+def open_checkpoint(path, unpack_into=None, **settings):
     """Open a checkpoint of any registered format.
 
     Args:
         path: file, folder or .zip.
-        unpack_into: existing folder that keeps an unpacked .zip for the next time (named by its hash); default: a temporary one, removed at once.
-        overrides: settings that the files do not say; none is taken yet.
+        unpack_into: existing folder that keeps an unpacked .zip and the safetensors of a pickle for the next time (named by their hash), so that a pickle is
+            read once; default: a .zip is unpacked to a temporary one, removed at once, and a pickle is not converted.
+        settings: what the files do not say, by the names of models/overrides.py:OVERRIDES; None means not given.
     Returns: models.base.Denoiser on the CPU, float32, evaluation mode.
     Raises: CheckpointError and its children; nothing of the checkpoint is ever executed.
     """
-    if overrides:
-        raise CheckpointError(
-            f"{', '.join(sorted(overrides))} cannot be set for a diffusers checkpoint. Its configuration files decide: edit scheduler_config.json or config.json."
-        )
-    with _recognised(path, unpack_into) as (checkpoint_format, place):
-        return checkpoint_format.load(place)
+    with _recognised(path, unpack_into, settings, convert=True) as (checkpoint_format, place, given):
+        return checkpoint_format.load(place, **given)
 
 
-def inspect_checkpoint(path, unpack_into=None):
-    """What a checkpoint is and how each of its settings was decided, without reading tensors.
+def inspect_checkpoint(path, unpack_into=None, **settings):
+    """What a checkpoint is and how each of its settings was decided, without reading tensors; CheckpointInfo.missing names what must be given to open it.
 
     Args and Raises: as open_checkpoint.
     Returns: models.base.CheckpointInfo.
     """
-    with _recognised(path, unpack_into) as (checkpoint_format, place):
-        return checkpoint_format.inspect(place)
+    with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
+        return checkpoint_format.inspect(place, **given)
+
+
+def rank_missing(path, images, cond=None, unpack_into=None, **settings):
+    """A hint for settings that are missing: their usual values, ranked by how well the network then denoises the user's images. Nothing is decided by it.
+
+    Args: images: (N,C,H,W) in [-1, 1], 8 or more; cond: (N,) class labels; the rest: as open_checkpoint.
+    Returns: models.selftest.Ranking, or None where nothing is missing or the format has nothing to compare.
+    Raises: CheckpointError and its children.
+    """
+    from models.selftest import rank
+
+    with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
+        candidates = checkpoint_format.candidates(place, **given) if hasattr(checkpoint_format, "candidates") else {}
+        return rank(candidates, images, cond) if candidates else None
 
 
 @contextlib.contextmanager
-def _recognised(path, unpack_into):
-    """(format, path to open) for a file, folder or .zip."""
-    path = Path(path)
+def _recognised(path, unpack_into, settings, convert=False):
+    """(format, path to open, checked settings) for a file, folder or .zip."""
+    path, given = Path(path), overrides.check(settings)
     if not path.exists():
         raise CheckpointError(f"{path.name} was not found. {EXPECTED}: check the path.")
     with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(opened_once())
         place = path
         if path.is_file() and path.suffix.lower() == ".zip":
             into = unpack_into or stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True))
             place = safe_unzip(path, into)
         if place.is_dir():
             place = _without_wrapping(place)
-        checkpoint_format = formats.recognise(place)
+        file = single_file.pick(place, given.get("weights", "auto")) if unpack_into else None
+        pickled = file is not None and file.suffix.lower() != ".safetensors"
+        if pickled and (kept := converted(Content(file, (), {}), unpack_into)):
+            opened[file] = kept
+        checkpoint_format = None if place.name in CONFIGURATION else formats.recognise(place)
         if checkpoint_format is None:
             raise _not_recognised(path, place)
-        yield checkpoint_format, place
+        overrides.fit(getattr(checkpoint_format, "takes", NONE), given, f"a checkpoint of format {checkpoint_format.name}")
+        if convert and pickled and open_content(file).sets:
+            opened[file] = keep_converted(open_content(file), unpack_into)
+        yield checkpoint_format, place, given
 
 
 def _without_wrapping(folder):
@@ -79,7 +102,8 @@ def _not_recognised(path, place):
         return CheckpointError(f"{path.name} is not a checkpoint that is known here (found: {found}). {EXPECTED}: give that folder.")
     if not place.is_file():
         return CheckpointError(f"{path.name} is not a regular file. {EXPECTED}: check the path.")
-    if place.name in ("model_index.json", "config.json", "scheduler_config.json"):
+    if place.name in CONFIGURATION:
         return CheckpointError(f"{path.name} is one file of a checkpoint. {EXPECTED}: give its folder.")
+    foreign.refuse(open_content(place))
     count = len(open_weights(place).shapes)  # raises the exact reason for a text file, a pickle with code, a cut file
     return CheckpointError(f"{path.name} holds {count} tensors but no configuration. {EXPECTED}: give the folder with config.json and scheduler_config.json.")

@@ -22,7 +22,7 @@ MAX_RATIO = 200  # unpacked : packed; weights barely compress, so an honest chec
 MAX_UNPACKED_BYTES = 32 * 2**30
 MAX_JSON_BYTES = 4 * 2**20
 BLOCK = 2**20
-UNPACKED_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".pt", ".pth", ".ckpt", ".bin"})
+UNPACKED_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".safetensors", ".txt", ".pt", ".pth", ".ckpt", ".bin"})
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyd", ".pyx", ".so", ".dll", ".dylib", ".sh", ".bat", ".cmd", ".ps1", ".exe", ".pkl", ".pickle", ".pth.tar", ".ipynb", ".jar"})
 _PART = re.compile(r"[A-Za-z0-9._()+=@,\- ]*[A-Za-z0-9_()+=@,\-]")  # no colon, no backslash, no trailing dot or space (Windows drops those)
 

@@ -7,7 +7,8 @@ configuration, by the scheduler's own formula, and only checked against the sche
 """
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -85,6 +86,69 @@ def betas_for(config):
                 "Expected linear, scaled_linear, squaredcos_cap_v2, sigmoid, laplace, exp or trained_betas: check scheduler_config.json."
             )
     return _zero_terminal_snr(betas) if config.get("rescale_betas_zero_snr") else betas
+
+
+def openai_betas(name, steps):
+    """float64 (T,) betas of improved- and guided-diffusion.
+
+    linear: from 1e-4 to 0.02, both times 1000 / T;  cosine: abar(u) = cos²((u + 0.008) / 1.008 · π/2), betas at most 0.999.
+
+    Raises: CheckpointError: another name.
+    Source: improved-diffusion `gaussian_diffusion.py:get_named_beta_schedule`; Nichol & Dhariwal 2021, eq. 17.
+    """
+    if name == "linear":
+        return np.linspace(0.1 / steps, 20 / steps, steps)
+    if name in ("cosine", "squaredcos_cap_v2"):
+        return betas_for({"beta_schedule": "cosine", "num_train_timesteps": steps})
+    raise CheckpointError(f"beta_schedule is {str(name)[:40]!r}. Expected linear or cosine, as improved- and guided-diffusion define them.")
+
+
+def float32_linear_betas(start, end, steps):
+    """float64 (T,) betas on a float32 line that does not depend on T, as pytorch-ddpm's `diffusion.py` makes them (torch.linspace, then double)."""
+    return torch.linspace(start, end, steps, dtype=torch.float32).double().numpy()
+
+
+def respace(schedule, respacing):
+    """The schedule that a model is sampled with when only some of its steps are kept.
+
+    Args:
+        schedule: Schedule of all T steps; respacing: "" keeps all; "100" spreads 100 steps evenly; "10,15,20" cuts the T steps into three parts of equal
+            length and spreads 10, 15, 20 in them; "ddim50" takes every n-th step from 0, with the n that gives exactly 50.
+    Returns: Schedule with the kept abar, betas between them, and timestep_map = their indices in the full schedule.
+    Raises: CheckpointError: not of these forms, or more steps than there are.
+    Source: improved-diffusion `respace.py:space_timesteps`, `SpacedDiffusion`.
+    """
+    kept = kept_steps(len(schedule), respacing)
+    abar = schedule.alphas_cumprod[kept]
+    spaced = from_betas(1 - abar / np.append(1.0, abar[:-1]))
+    return replace(spaced, timestep_map=schedule.timestep_map[kept])
+
+
+def kept_steps(steps, respacing):
+    """int64 indices, increasing, that `respace` keeps of `steps`."""
+    if respacing == "":
+        return np.arange(steps)
+    if ddim := re.fullmatch(r"ddim([0-9]{1,6})", respacing):
+        wanted = int(ddim[1])
+        strides = (n for n in range(1, steps) if len(range(0, steps, n)) == wanted)
+        stride = next(strides, None)
+        if stride is None:
+            raise CheckpointError(f"respacing is {respacing!r}, but no whole stride through {steps} steps keeps {wanted}. Expected ddim{-(-steps // 2)}, for instance.")
+        return np.arange(0, steps, stride)
+    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6}){0,99}", respacing):
+        raise CheckpointError(f'respacing is {respacing[:40]!r}. Expected "", a number of steps (100), one per section (10,10) or ddim with a number (ddim50).')
+    counts = [int(part) for part in respacing.split(",")]
+    kept, start = [], 0
+    for index, count in enumerate(counts):
+        size = steps // len(counts) + (index < steps % len(counts))
+        if not 1 <= count <= size:
+            raise CheckpointError(f"respacing is {respacing!r}, but section {index + 1} of {len(counts)} has {size} of the {steps} steps. Expected 1 to {size} there.")
+        stride, position = ((size - 1) / (count - 1) if count > 1 else 1), 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride  # summed, not multiplied, as the source does: it decides which way a half is rounded
+        start += size
+    return np.array(sorted(set(kept)), dtype=np.int64)
 
 
 def _betas_for_alpha_bar(alpha_bar, steps, max_beta=0.999):

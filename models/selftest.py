@@ -60,32 +60,27 @@ def _finite(value):
     return value if np.isfinite(value) else None
 
 
-def self_test(denoiser, x0, seed=0):
+def self_test(denoiser, x0, seed=0, cond=None):
     """Measure a checkpoint on a few of the user's images.
 
     ratio = exp(mean over t of log(error_t / baseline_t)),  error_t = mean (eps_hat - eps)²,  baseline_t = min over c of mean (c·x_t - eps)²;
     passed when ratio <= 0.9 and no error_t reaches 1, the error of predicting no noise.
 
     Args:
-        denoiser: models.base.Denoiser; x0: (N,C,H,W) in model space, NumPy or torch; the first 64 at most are used; seed: of the noise.
+        denoiser: models.base.Denoiser; x0: (N,C,H,W) in model space, NumPy or torch; the first 64 at most are used; seed: of the noise;
+        cond: (N,) class labels of a class-conditional model.
     Returns: SelfTest.
     Raises: CheckpointError: the images have another shape than the model's.
     """
-    x0 = torch.as_tensor(x0, dtype=torch.float32)
-    if x0.ndim != 4 or not len(x0) or (denoiser.pixel_space and tuple(x0.shape[1:]) != denoiser.image_shape):
-        raise CheckpointError(
-            f"The model takes {_times(denoiser.image_shape)} (channels x height x width), the images are {_times(x0.shape[1:])}. "
-            "Convert the images or choose the checkpoint that fits."
-        )
-    x0 = x0[: int(np.clip(PIXEL_BUDGET // x0[0, 0].numel(), 2, 64))]
+    x0, cond = _few(denoiser, x0, cond)
     steps = _steps(denoiser)
     errors = {kind: [] for kind in PREDICTION_TYPES}
     baselines, rng = [], torch.Generator().manual_seed(seed)
     for t in steps:
         eps = torch.randn(x0.shape, generator=rng)
         baselines.append(_baseline(denoiser.schedule, x0, eps, t))
-        for kind, error in _errors(denoiser, x0, eps, t).items():
-            errors[kind].append(error)
+        for kind, error in _errors(denoiser, x0, eps, t, cond).items():
+            errors[kind].append(float(error.mean()))
     ratios = {kind: _ratio(values, baselines) for kind, values in errors.items()}
     own = denoiser.prediction_type
     better = min((k for k in PREDICTION_TYPES if k != own), key=ratios.get)
@@ -96,15 +91,27 @@ def self_test(denoiser, x0, seed=0):
     return SelfTest(bool(passed), float(np.mean(errors[own])), float(np.mean(baselines)), rows, hint)
 
 
+def _few(denoiser, x0, cond):
+    """(images, labels) that the test uses. Raises CheckpointError: the images have another shape than the model's."""
+    x0 = torch.as_tensor(x0, dtype=torch.float32)
+    if x0.ndim != 4 or not len(x0) or (denoiser.pixel_space and tuple(x0.shape[1:]) != denoiser.image_shape):
+        raise CheckpointError(
+            f"The model takes {_times(denoiser.image_shape)} (channels x height x width), the images are {_times(x0.shape[1:])}. "
+            "Convert the images or choose the checkpoint that fits."
+        )
+    few = int(np.clip(PIXEL_BUDGET // x0[0, 0].numel(), 2, 64))
+    return x0[:few], None if cond is None else torch.as_tensor(cond)[:few]
+
+
 def _times(shape):
     return " x ".join(str(n) for n in shape)
 
 
-def _steps(denoiser):
-    """The steps whose abar is nearest to SIGNAL_SHARES, each once, among those that can be measured."""
+def _steps(denoiser, shares=SIGNAL_SHARES):
+    """The steps whose abar is nearest to `shares`, each once, among those that can be measured."""
     usable = np.flatnonzero(denoiser.measurable)
     abar = denoiser.schedule.alphas_cumprod[usable]
-    return sorted({int(usable[np.argmin(np.abs(abar - share))]) for share in SIGNAL_SHARES})
+    return sorted({int(usable[np.argmin(np.abs(abar - share))]) for share in shares})
 
 
 def _baseline(schedule, x0, eps, t):
@@ -114,21 +121,21 @@ def _baseline(schedule, x0, eps, t):
     return float((eps**2).mean() - (xt * eps).mean() ** 2 / (xt**2).mean())
 
 
-def _errors(denoiser, x0, eps, t):
-    """{prediction type: mean (eps_hat - eps)²} at step t, the output read each way; infinity where it is not finite."""
-    total, schedule = dict.fromkeys(PREDICTION_TYPES, 0.0), denoiser.schedule
+def _errors(denoiser, x0, eps, t, cond):
+    """{prediction type: (N,) float64 mean (eps_hat - eps)² per image} at step t, the output read each way; infinity where it is not finite."""
+    errors, schedule = {kind: [] for kind in PREDICTION_TYPES}, denoiser.schedule
     device = next((p.device for p in denoiser.network.parameters()), x0.device)
     for first in range(0, len(x0), BATCH):
         part = slice(first, first + BATCH)
         steps = torch.full((len(x0[part]),), t)
         xt, noise = q_sample(schedule, x0[part], steps, eps[part]).to(device), eps[part].to(device)
         with torch.inference_mode():
-            output = _output(denoiser, denoiser.predict(xt, steps), steps)
+            output = _output(denoiser, denoiser.predict(xt, steps, None if cond is None else cond[part]), steps)
             for kind in PREDICTION_TYPES:
                 eps_hat, _ = to_eps_and_x0(schedule, output, xt, steps, kind)
-                total[kind] += float(((eps_hat - noise).double() ** 2).sum())
-    mean = {kind: value / x0.numel() for kind, value in total.items()}
-    return {kind: value if np.isfinite(value) else np.inf for kind, value in mean.items()}
+                errors[kind].append(((eps_hat - noise).double() ** 2).mean((1, 2, 3)).cpu())
+    joined = {kind: torch.cat(values).numpy() for kind, values in errors.items()}
+    return {kind: np.where(np.isfinite(values), values, np.inf) for kind, values in joined.items()}
 
 
 def _output(denoiser, prediction: Prediction, steps):
@@ -148,9 +155,76 @@ def _ratio(errors, baselines):
 
 def _hint(denoiser, better, error, misread):
     if misread:
-        return f"Prediction type {better} gives {error:.2g}: set prediction_type in scheduler_config.json."
+        how = "set prediction_type in scheduler_config.json" if denoiser.info.format == "diffusers" else f"give --prediction-type {better}"
+        return f"Prediction type {better} gives {error:.2g}: {how}."
     schedule = {s.name: s.value for s in denoiser.info.settings}.get("beta_schedule", "trained_betas")
     return (
         f"Check prediction type ({denoiser.prediction_type}), pixel range (-1 to 1), noise schedule ({schedule}, {len(denoiser.schedule)} steps), "
         f"image size ({_times(denoiser.image_shape[1:])}), and that the training was finished."
     )
+
+
+RANK_SHARES = (0.98, 0.9, 0.75, 0.55, 0.35, 0.2, 0.08)
+CLEAR_RATIO = 1.05  # the second best must be this much worse, in the geometric mean over images and steps
+CLEAR_Z = 4.0  # and worse by this many standard errors over images
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates by how well they denoise, best first.
+
+    Attributes:
+        ratios: ((name, error over baseline, geometric mean), ...), best first.
+        best: name of the one that is clearly better than all others and denoises, or None: the images cannot tell.
+    """
+
+    ratios: tuple[tuple[str, float], ...]
+    best: str | None
+
+    @property
+    def words(self):
+        """One line for people."""
+        if self.best is not None:
+            return f"On these images {self.best} denoises best (error {self.ratios[0][1]:.2f} of the baseline, next {self.ratios[1][0]}: {self.ratios[1][1]:.2f})."
+        if len(self.ratios) > 1 and self.ratios[0][1] <= LARGEST_RATIO:
+            return f"These images cannot tell: {self.ratios[0][0]} ({self.ratios[0][1]:.2f} of the baseline) and {self.ratios[1][0]} ({self.ratios[1][1]:.2f}) denoise alike."
+        return "These images cannot tell: none of the candidates denoises them."
+
+
+def rank(candidates, images, cond=None, seed=0):
+    """Which reading of a checkpoint denoises these images best, if that can be told.
+
+    Every candidate is asked at its own steps of (nearly) the same noise levels, with the same noise. The statistic is the mean over steps of
+    log(error / baseline) per image; the best is named only when it denoises (ratio at most 0.9), and every other is worse by 5 % and by 4 standard errors
+    of the paired difference over images.
+
+    Args:
+        candidates: {name: models.base.Denoiser}, all for the same images; images: (N,C,H,W) in model space, 8 or more to tell anything;
+        cond: (N,) class labels; seed: of the noise.
+    Returns: Ranking.
+    Raises: CheckpointError: the images have another shape than the models'.
+    """
+    scores = {name: _log_ratios(denoiser, images, cond, seed) for name, denoiser in candidates.items()}
+    order = sorted(scores, key=lambda name: scores[name].mean())
+    ratios = tuple((name, float(np.exp(scores[name].mean()))) for name in order)
+    clear = len(order) > 1 and ratios[0][1] <= LARGEST_RATIO and all(_clearly_worse(scores[name] - scores[order[0]]) for name in order[1:])
+    return Ranking(ratios, order[0] if clear else None)
+
+
+def _log_ratios(denoiser, images, cond, seed):
+    """(N,) float64, mean over noise levels of log(error / baseline); a large number where the output is not finite."""
+    x0, cond = _few(denoiser, images, cond)
+    rows = []
+    for level, share in enumerate(RANK_SHARES):
+        t = _steps(denoiser, (share,))[0]
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed + level))
+        error = _errors(denoiser, x0, eps, t, cond)[denoiser.prediction_type]
+        rows.append(np.log(np.clip(error, 1e-12, 1e12) / _baseline(denoiser.schedule, x0, eps, t)))
+    return np.mean(rows, axis=0)
+
+
+def _clearly_worse(difference):
+    """True when a paired difference of log ratios, (N,), lies above both margins."""
+    if len(difference) < 8 or difference.mean() < np.log(CLEAR_RATIO):
+        return False
+    return bool(difference.mean() > CLEAR_Z * difference.std(ddof=1) / np.sqrt(len(difference)))

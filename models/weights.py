@@ -1,10 +1,13 @@
 """Reading weights: safetensors by its header, pickles only through torch's restricted loader, never a looser one.
 
-open_weights(path) -> Weights        names, shapes, dtypes; no tensor is read
+open_content(path) -> Content        the sets of tensors in a file, each with names, shapes, dtypes; no tensor is read
+open_weights(path) -> Weights        the same for a file that is one set
 load_into(network, weights, ...)     compares with a network on the meta device, then reads, as float32, and refuses NaN
 """
 
 import argparse
+import contextlib
+import contextvars
 import json
 import os
 import pickle
@@ -14,19 +17,22 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from models.errors import CheckpointError, UnsafeCheckpoint
-from models.safety import shown, size_pair
+from models.safety import file_sha256, shown, size_pair
 
 MINIMUM_TORCH = (2, 10)  # weights_only was broken before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 OTHER_DTYPES = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+TORCH_DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+IN_SET = "/"  # between a set's name and a tensor's in a converted file
 # What a training script leaves beside its tensors; none of them runs anything when built. Not extendable by a user.
 ALLOWED_GLOBALS = [argparse.Namespace, OrderedDict, np._core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"))]
 
@@ -46,14 +52,73 @@ class Weights:
     tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
 
 
+@dataclass(frozen=True)
+class Content:
+    """A weights file, described before it is read.
+
+    Attributes:
+        path: of the file as the user named it; keys: names at its top level.
+        sets: {key: Weights} of the flat sets of tensors in it; the key is "" where the file itself is one.
+    """
+
+    path: Path
+    keys: tuple[str, ...]
+    sets: dict[str, Weights]
+
+    @property
+    def name(self):
+        """The file's name."""
+        return self.path.name
+
+    @cached_property
+    def sha256(self):
+        """SHA-256 of the file in hex, read once."""
+        return file_sha256(self.path)
+
+
+_opened: contextvars.ContextVar[dict | None] = contextvars.ContextVar("opened", default=None)
+
+
+@contextlib.contextmanager
+def opened_once():
+    """Inside, `open_content` parses a file once, however many formats ask for it; yields the dict that remembers, {path: Content}."""
+    token = _opened.set({})
+    try:
+        yield _opened.get()
+    finally:
+        _opened.reset(token)
+
+
+def open_content(path):
+    """Describe the sets of tensors in a .safetensors, .bin, .pt, .pth or .ckpt file.
+
+    Returns: Content; its sets are empty where the file holds no dict of tensors.
+    Raises: CheckpointError: damaged, a text file; UnsafeCheckpoint: a pickle that holds or runs more than tensors.
+    """
+    path = Path(path)
+    remembered = _opened.get()
+    if remembered is not None and path in remembered:
+        return remembered[path]
+    _refuse_text(path)
+    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
+    if remembered is not None:
+        remembered[path] = content
+    return content
+
+
 def open_weights(path):
-    """Describe a .safetensors, .bin, .pt, .pth or .ckpt file.
+    """Describe a weights file that is one flat set of tensors.
 
     Raises: CheckpointError: damaged, a text file, no flat set of tensors; UnsafeCheckpoint: a pickle that holds or runs more than tensors.
     """
-    path = Path(path)
-    _refuse_text(path)
-    return _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
+    content = open_content(path)
+    if "" in content.sets:
+        return content.sets[""]
+    inside = ", ".join(shown(key, 20) for key in content.keys[:4])
+    raise CheckpointError(
+        f"{content.name} holds no flat set of named tensors (found: {inside or 'nothing'}). "
+        "Save the network alone with safetensors.torch.save_file(model.state_dict(), …) and add it again."
+    )
 
 
 def parameter_count(weights):
@@ -133,44 +198,90 @@ def _entry(entry):
 def _safetensors(path):
     header = safetensors_header(path)
 
-    def tensors():
+    def tensors(names=None):
         import safetensors
 
         try:
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-                for name in header:
+                for name in header if names is None else names:
                     yield name, file.get_tensor(name)
         except (safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(f"{path.name} is not readable ({shown(str(error))}). Save it again with safetensors.") from None
 
-    return Weights(path.name, {n: shape for n, (_, shape) in header.items()}, {n: dtype for n, (dtype, _) in header.items()}, tensors)
+    weights = Weights(path.name, {n: shape for n, (_, shape) in header.items()}, {n: dtype for n, (dtype, _) in header.items()}, tensors)
+    return Content(path, tuple(header), {"": weights})
 
 
 def _pickled(path):
-    content = _restricted_load(path)
-    if not isinstance(content, dict) or not content or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
-        inside = ", ".join(shown(str(k), 20) for k in list(content)[:4]) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
-            f"{path.name} holds no flat set of named tensors (found: {inside or 'nothing'}). "
-            "Save the network alone with safetensors.torch.save_file(model.state_dict(), …) and add it again."
-        )
-    for name, tensor in content.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{path.name}: {shown(name)} claims more numbers than the file holds. Expected dense tensors: save it again with safetensors.")
-    dtypes = {n: TORCH_DTYPES.get(t.dtype, str(t.dtype).removeprefix("torch.")) for n, t in content.items()}
-    return Weights(path.name, {n: tuple(t.shape) for n, t in content.items()}, dtypes, lambda: iter(content.items()))
+    is_zip = zipfile.is_zipfile(path)
+    content = _restricted_load(path, is_zip, "meta")  # shapes alone: nothing of the tensors is read, mapped or allocated
+    if not isinstance(content, dict):
+        return Content(path, (type(content).__name__,), {})
+    found = {"": content} if _is_set(content) else {key: value for key, value in content.items() if isinstance(key, str) and _is_set(value)}
+    _check_sizes(path, found)
+    sets = {key: _weights_of(path, key, value, is_zip) for key, value in found.items()}
+    return Content(path, tuple(str(key) for key in content), sets)
 
 
-def _restricted_load(path):
+def _is_set(value):
+    return isinstance(value, dict) and bool(value) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+
+
+def _check_sizes(path, found):
+    """Refuse tensors that claim more numbers than their storage, or storages that claim more bytes than the file."""
+    storages = {}
+    for tensors in found.values():
+        for name, tensor in tensors.items():
+            storage = tensor.untyped_storage()
+            if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > storage.nbytes():
+                raise CheckpointError(f"{path.name}: {shown(name)} claims more numbers than the file holds. Expected dense tensors: save it again with safetensors.")
+            place = storage._cdata if storage._checkpoint_offset is None else storage._checkpoint_offset
+            storages[place] = storage.nbytes()
+    have, claimed = os.path.getsize(path), sum(storages.values())
+    if claimed > have:
+        have, want, unit = size_pair(have, claimed)
+        raise CheckpointError(f"{path.name} claims {want} {unit} of tensors and has {have}. It was cut short: copy it again.")
+
+
+def _weights_of(path, key, tensors, is_zip):
+    """Weights of one set of tensors on the meta device, whose numbers are read from the file when they are asked for, one tensor at a time."""
+
+    def read():
+        if is_zip and all(tensor.untyped_storage()._checkpoint_offset is not None for tensor in tensors.values()):
+            with open(path, "rb") as file:
+                for name, tensor in tensors.items():
+                    yield name, _read(file, tensor, path, name)
+            return
+        content = _restricted_load(path, is_zip, "cpu")  # files of torch before 1.6 are one stream
+        state = content[key] if key else content
+        for name in tensors:  # dropped one by one: the caller's float32 copy takes their place
+            yield name, state.pop(name)
+
+    dtypes = {n: TORCH_DTYPES.get(t.dtype, str(t.dtype).removeprefix("torch.")) for n, t in tensors.items()}
+    return Weights(path.name, {n: tuple(t.shape) for n, t in tensors.items()}, dtypes, read)
+
+
+def _read(file, tensor, path, name):
+    """The numbers of a tensor on the meta device whose storage knows its place in the file."""
+    storage = tensor.untyped_storage()
+    raw = bytearray(storage.nbytes())
+    file.seek(storage._checkpoint_offset)
+    if file.readinto(raw) != len(raw):
+        raise CheckpointError(f"{path.name} ends inside {shown(name)}. The copy was cut short: copy it again.")
+    if not raw:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return torch.frombuffer(raw, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _restricted_load(path, is_zip, device):
     """torch.load(weights_only=True) with the fixed allow-list; the archive is gated before torch sees it."""
     if tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2]) < MINIMUM_TORCH:
         raise CheckpointError(f"torch {torch.__version__} can run code from a pickle. Expected 2.10 or newer for {path.name}: update torch or save the weights as safetensors.")
-    is_zip = zipfile.is_zipfile(path)
     if is_zip:
         _gate_archive(path)
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)  # mmap: no tensor is read before the shapes were compared
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS), _shapes_alone(device == "meta" and not is_zip):
+            return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, is_zip, str(error)) from None
     # A damaged or hostile pickle can raise nearly anything; none of it ran, because only torch's restricted loader is used.
@@ -178,6 +289,15 @@ def _restricted_load(path):
         raise CheckpointError(
             f"{path.name} is not a readable torch file ({error.__class__.__name__}). It may be cut short: copy it again, or save the weights as safetensors."
         ) from None
+
+
+def _shapes_alone(wanted):
+    """Files of torch before 1.6 are read to the end even for the meta device, into buffers as large as they claim; in fake mode they are not."""
+    if not wanted:
+        return contextlib.nullcontext()
+    from torch._subclasses.fake_tensor import FakeTensorMode  # a second to import, and rarely needed
+
+    return FakeTensorMode()
 
 
 def _gate_archive(path):
@@ -217,13 +337,13 @@ def _unsafe(path, is_zip, message):
     )
 
 
-def load_into(network, weights, rename=lambda name: name):
+def load_into(network, weights, rename=lambda name: name, said_by="config.json"):
     """Fill a network that was built on the meta device, as float32 on the CPU.
 
     Names and shapes are compared first, so a configuration that asks for terabytes is refused before anything is allocated.
 
     Args:
-        network: torch module on the meta device; weights: Weights; rename: file's tensor name -> the network's.
+        network: torch module on the meta device; weights: Weights; rename: file's tensor name -> the network's; said_by: what the network was built from, for messages.
     Returns: the network, no parameter on meta, gradients off.
     Raises: CheckpointError naming the first tensor that differs, is not of a float type, or holds NaN or infinity.
     """
@@ -231,14 +351,14 @@ def load_into(network, weights, rename=lambda name: name):
     names = {rename(name): name for name in weights.shapes}
     for name, shape in wanted.items():
         if name not in names:
-            raise CheckpointError(f"{weights.name} has no tensor {name}, which config.json asks for. Expected weights and configuration of one model: copy both again.")
+            raise CheckpointError(f"{weights.name} has no tensor {name}, which {said_by} asks for. Expected weights and configuration of one model: copy both again.")
         if weights.shapes[names[name]] != shape:
             raise CheckpointError(
-                f"{weights.name} and config.json disagree: {name} is {_times(weights.shapes[names[name]])} in the weights, {_times(shape)} by the configuration. "
+                f"{weights.name} and {said_by} disagree: {name} is {_times(weights.shapes[names[name]])} in the weights, {_times(shape)} by the configuration. "
                 "Expected files of one model: copy both again."
             )
     if extra := sorted(set(names) - set(wanted)):
-        raise CheckpointError(f"{weights.name} holds {shown(extra[0])}, which config.json has no place for. Expected weights and configuration of one model: copy both again.")
+        raise CheckpointError(f"{weights.name} holds {shown(extra[0])}, which {said_by} has no place for. Expected weights and configuration of one model: copy both again.")
     for name, dtype in weights.dtypes.items():
         if dtype not in FLOATS:
             raise CheckpointError(f"{weights.name}: {shown(name)} is {shown(dtype)}. Expected float32, float16 or bfloat16 weights: save the model unquantised.")
@@ -256,18 +376,83 @@ def _times(shape):
 
 
 def convert_to_safetensors(path, into):
-    """Write the tensors of a pickle as safetensors, once, so that no later load unpickles.
+    """Write the tensors of a pickle as safetensors, once, so that no later load unpickles; one tensor at a time is in memory.
 
     Args: path: .bin, .pt, .pth or .ckpt with a flat set of named tensors; into: folder.
     Returns: Path of into/STEM.safetensors, written whole or not at all.
     Raises: CheckpointError, UnsafeCheckpoint.
     """
-    from safetensors.torch import save_file
-
     path, into = Path(path), Path(into)
-    weights = open_weights(path)
-    target = into / f"{path.stem}.safetensors"
+    return _write_safetensors([("", open_weights(path))], into / f"{path.stem}.safetensors")
+
+
+def keep_converted(content, into):
+    """Convert every set of a pickle to into/HASH.safetensors, once.
+
+    Returns: what `converted` returns for it.
+    Raises: CheckpointError: the disk is full, or a tensor's type has no place in safetensors.
+    """
+    found = converted(content, into)
+    if found is None:
+        _write_safetensors([(f"{key}{IN_SET}", weights) for key, weights in content.sets.items()], _conversion(content, into))
+        found = converted(content, into)
+    return found
+
+
+def converted(content, into):
+    """The Content that `keep_converted` left in a folder, under the original's path, sets and SHA-256; None where there is none.
+
+    Args: content: Content of the original, of which only path and sha256 are looked at; into: folder.
+    """
+    target = _conversion(content, into)
+    if not target.is_file():
+        return None
+    whole = open_weights(target)
+    keys = tuple(dict.fromkeys(name.partition(IN_SET)[0] for name in whole.shapes))
+    found = Content(content.path, keys if keys != ("",) else tuple(whole.shapes), {key: _part(whole, key, content.name) for key in keys})
+    found.__dict__["sha256"] = content.sha256  # the user's file, not its conversion
+    return found
+
+
+def _conversion(content, into):
+    return Path(into) / f"{content.sha256[:32]}.safetensors"
+
+
+def _part(whole, key, name):
+    """The set `key` of a converted file, under the name of the original."""
+    start = f"{key}{IN_SET}"
+    cut = {tensor: tensor.removeprefix(start) for tensor in whole.shapes if tensor.startswith(start)}
+
+    def read():
+        yield from ((cut[tensor], value) for tensor, value in whole.tensors(cut))
+
+    return Weights(name, {short: whole.shapes[tensor] for tensor, short in cut.items()}, {short: whole.dtypes[tensor] for tensor, short in cut.items()}, read)
+
+
+def _write_safetensors(sets, target):
+    """Stream [(prefix, Weights)] into a .safetensors file: header first, then tensor after tensor."""
+    header, position = {}, 0
+    for prefix, weights in sets:
+        for name, shape in weights.shapes.items():
+            dtype = weights.dtypes[name]
+            if dtype not in (FLOATS | OTHER_DTYPES):
+                raise CheckpointError(f"{weights.name}: {shown(name)} is {shown(dtype)}. Expected float32, float16 or bfloat16 weights: save the model unquantised.")
+            size = (FLOATS | OTHER_DTYPES)[dtype] * int(np.prod(shape, dtype=object))
+            header[prefix + name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+            position += size
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
     tmp = target.with_suffix(".tmp")
-    save_file({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.tensors()}, tmp)
-    os.replace(tmp, target)
+    try:
+        with open(tmp, "wb") as file:
+            file.write(struct.pack("<Q", len(raw)) + raw)
+            for _, weights in sets:
+                for _, tensor in weights.tensors():
+                    file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        os.replace(tmp, target)
+    except OSError as error:
+        name, size = sets[0][1].name, (position + len(raw)) / 1e9
+        raise CheckpointError(f"{name} cannot be kept as safetensors ({error.strerror}). Expected {size:.1f} GB of free disk: make room.") from None
+    finally:
+        tmp.unlink(missing_ok=True)
     return target

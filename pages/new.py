@@ -206,6 +206,8 @@ def _attacks():
     """The attack table and the cards behind it. Returns canonical names."""
     used = words.attack_table(ATTACKS)
     st.caption("The loss grid is measured once, however many attacks share it.")
+    if set(used) == set(ATTACKS):  # no names in the request: its default budget decides
+        st.caption("All are ticked: the cheapest run that together cost at most one more loss grid. Untick one, and every attack still ticked runs, whatever it costs.")
     words.attack_cards(ATTACKS)
     return used
 

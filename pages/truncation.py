@@ -185,7 +185,7 @@ def your_card(run, table, window, step, same):
         st.caption("Nothing is kept, so there is no number.")
         return
     members, nonmembers = series.held_out_counts(run)
-    interval, point = series.figures_of(step.scores, series.held_out_members(run), FPR)
+    interval, point = series.figures_of(run, step.scores, FPR)
     auc_tile(interval.value, interval.low, interval.high)
     tpr_tile(point.to_json(), members, nonmembers)
     st.caption(in_words(table, window))
@@ -195,7 +195,7 @@ def calibrated_card(run, table, attack, window):
     """The report's numbers for the attack that reads this table."""
     st.subheader("Calibrated", anchor=False)
     if window is None:
-        st.caption("No attack of this run reads this table, so nothing was chosen on the calibration half.")
+        st.caption("No attack of this run cuts this table to a window, so nothing was chosen on the calibration half.")
         return
     origin(True)
     members, nonmembers = series.held_out_counts(run)

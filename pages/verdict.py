@@ -139,7 +139,7 @@ def minis(run):
     exposed = _exposed_mini()
     with st.grid(3 if exposed else 2, min_column_width=300, gap="large"):
         _mini_roc(run, headline, counts)
-        _mini_auc(run, headline, counts)
+        _mini_auc(run, counts)
         if exposed:
             with st.container(key="mini_exposed", gap="xsmall"):
                 exposed(run)
@@ -152,12 +152,12 @@ def _mini_roc(run, headline, counts):
         _below(f"{series.card(headline)[0]}, {counts}", "roc", "Open ROC", "line_axis")
 
 
-def _mini_auc(run, headline, counts):
+def _mini_auc(run, counts):
     with st.container(key="mini_auc", gap="xsmall"):
         st.markdown("**Where the signal sits**: AUC of each timestep")
-        table = series.table_of(headline)
+        table = series.signal_table(run)
         if table is None:
-            st.text("This attack does not read single timesteps.")
+            st.text("This run stored no loss per timestep.")
         else:
             _chart(figures.auc_figure(run, table, height=240), "mini_auc_chart")
             _below(f"{table}, shaded: calibrated window, {counts}", "trajectories", "Open trajectories", "timeline")

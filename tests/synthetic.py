@@ -18,6 +18,8 @@ from audit.request import Request
 from audit.tables import write_tables
 
 STEPS = 1000
+ATTACKS = ("loss_vlb", "loss_x0", "loss_eps", "gray_intermediate")  # one for each loss table that is made up here
+QUERIES = ("gray_free", "naive_loss", "pia", "pian", "secmi", "sima", "sima_mc", "dime", "dime_m", "pfami")  # with `query_tables`
 CREATED = "2026-01-02T03:04:05Z"
 
 
@@ -47,27 +49,27 @@ def loss_tables(is_member, timesteps, draws, leak, seed):
     }
 
 
+def query_tables(eps_mse, seed):
+    """{table: float32 (S,N,K)} of the query attacks: each sees the noise error through noise of its own, the dearer ones less of it."""
+    rng = np.random.default_rng([seed, 2])
+
+    def seen(spread):
+        return (eps_mse * np.exp(rng.normal(0, spread, eps_mse.shape))).astype(np.float32)
+
+    blur = {"pia_l4": 0.3, "pian_l4": 1.5, "secmi_l2": 0.5, "sima_l4": 0.8, "sima_scaled_l4": 0.4, "dime_bias": 0.2, "gray_free_mse": 6.0, "pfami_mse": 0.4}
+    made = {name: seen(spread) for name, spread in blur.items()}
+    return made | {"dime_spread": 1 / seen(0.6), "pfami_crop_mse": seen(0.4) + made["pfami_mse"].mean()}
+
+
 def synthetic_run(
-    folder,
-    members=450,
-    nonmembers=450,
-    leak=2.0,
-    seed=0,
-    preset="quick",
-    draws=2,
-    name="synthetic",
-    timesteps=20,
-    edit=None,
-    shift=0.0,
-    provenance="manifest",
-    clusters=None,
-    thumbnails=True,
-):
+    folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None, shift=0.0, provenance="manifest", clusters=None,
+    attacks=ATTACKS, thumbnails=True,
+):  # fmt: skip
     """Write a finished run folder and return its report.
 
     Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written;
         shift: by how many sd the members' files are larger, which the blind baseline sees; provenance: kind of the split; clusters: int (N,) near duplicates;
-        thumbnails: False where nobody looks at pictures: 900 files take as long as the tables and their report.
+        attacks: of ATTACKS and QUERIES; thumbnails: False where nobody looks at pictures, since 900 files take as long as the tables and their report.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +84,12 @@ def synthetic_run(
     np.save(folder / "images.npy", images)
     t = grid(timesteps, STEPS)
     tables = loss_tables(is_member, t, draws, leak, seed)
+    if set(attacks) & set(QUERIES):
+        tables |= query_tables(tables["eps_mse"], seed)
     if edit:
         edit(tables)
     write_tables(folder / "tables", n, {name: ("timestep", t) for name in tables}, [(0, tables)])
-    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps)
+    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps, attacks=attacks)
     queries = {
         "images": [
             {"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m), "cluster": int(c), "source_sha256": hashlib.sha256(f"file {k}".encode()).hexdigest()}

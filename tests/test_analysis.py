@@ -18,6 +18,7 @@ from audit.report.run import open_run
 from audit.report.words import NOT_SEEN_ALWAYS, verdict_words
 from audit.stats import evaluate
 from audit.stats.crossfit import fold_halves
+from audit.stats.paired import holm, paired_difference
 from audit.stats.permutation import permutation_test
 from audit.tables import Tables
 from tests.synthetic import STEPS
@@ -130,7 +131,7 @@ def test_an_infinite_loss_drops_one_image_from_all_attacks_and_no_other_number(h
     np.testing.assert_allclose(open_run(tmp_path / "spoiled").scores_of("loss_eps")[others], open_run(high).scores_of("loss_eps")[others], rtol=1e-4)
 
 
-def test_a_failed_attack_stays_with_its_reason_and_the_others_go_on(high, tmp_path):
+def test_an_attack_without_its_table_is_skipped_with_its_reason_and_the_others_go_on(high, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(high, copy)
     index = json.loads((copy / "tables" / "index.json").read_text())
@@ -138,22 +139,60 @@ def test_a_failed_attack_stays_with_its_reason_and_the_others_go_on(high, tmp_pa
     (copy / "tables" / "index.json").write_text(json.dumps(index))
     report = analyse(copy)
     gray = next(r for r in report["attacks"] if r["name"] == "gray_intermediate")
-    assert gray["status"] == "failed" and "x0_8bit_mse" in gray["reason"] and gray["auc"] is None
+    assert gray["status"] == "skipped" and "x0_8bit_mse" in gray["reason"] and gray["auc"] is None
     assert [r["name"] for r in report["attacks"] if r["status"] == "done"] == ["loss_vlb", "loss_x0", "loss_eps"]
     assert "did not run" in " ".join(verdict_words(report).not_seen)
+
+
+def test_an_attack_beyond_the_budget_is_skipped_even_where_its_table_is_there(high, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(high, copy)
+    made = json.loads((copy / "measurement.json").read_text())
+    made["measurement"]["skipped"] = {"loss_vlb": "over the budget: so", "loss_x0": "over the budget: so"}
+    (copy / "measurement.json").write_text(json.dumps(made))
+    report = analyse(copy)
+    assert [(r["status"], r["reason"], r["auc"] is None) for r in report["attacks"]] == [("skipped", "over the budget: so", True)] * 2 + [("done", None, False)] * 2
+    said = " ".join(verdict_words(report).not_seen)
+    assert "2 of 4 attacks did not run: Variational bound terms, Clean-image error (over the budget: so)." in said
+
+
+def test_the_papers_protocol_reads_a_loss_along_the_schedule_whatever_leads(tmp_path):
+    def leak(tables):
+        tables["eps_mse"][:, :450] *= 0.3
+
+    report = synthetic_run(tmp_path / "run", edit=leak, attacks=("loss_x0", "naive_loss"))
+    assert report["verdict"]["headline_attack"] == "naive_loss" and report["paper_protocol"]["table"] == "x0_mse"
 
 
 def test_no_number_is_nan_and_missing_fields_are_named(high):
     text = (high / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     report = json.loads(text)
-    for name in ("comparisons", "pool"):
-        assert report[name] is None and name in report["not_checked"]
+    assert report["pool"] is None and "pool" in report["not_checked"]
     assert report["measurement"]["api"] is None and "measurement.api" in report["not_checked"]
     for name in ("blind_baseline", "flags", "set_level", "epsilon_lower_bound", "paper_protocol", "minimum_detectable_share"):
         assert report[name] is not None and name not in report["not_checked"]
     assert report["verdict"]["claims"]["allowed"] and report["verdict"]["claims"]["blocked"]
     assert verdict_words(report).not_seen[-1] == NOT_SEEN_ALWAYS
+
+
+@pytest.mark.parametrize("which", ["high", "few"])
+def test_comparisons_are_those_of_the_evaluation_rows(which, request):
+    """Every other attack against the headline; below 400 a side on the first repeat, whose images chose neither."""
+    folder = request.getfixturevalue(which)
+    report, scores = json.loads((folder / "report.json").read_text()), pd.read_csv(folder / "scores.csv")
+    held_out, headline = scores[scores.half == "evaluation"], report["verdict"]["headline_attack"]
+    members, areas = held_out[held_out.is_member], {row["name"]: row["curve_auc"] for row in report["attacks"]}
+    assert [row["b"] for row in report["comparisons"]] == [name for name in areas if name != headline] and len(areas) == 4
+    listed = {name: set(members[name].nlargest(report["comparisons"][0]["overlap_of"]).index) for name in areas}
+    for row in report["comparisons"]:
+        assert row["a"] == headline and row["overlap_of"] == min(50, len(members) // 2) and row["overlap_chance"] == row["overlap_of"] / len(members)
+        assert row["difference"] == pytest.approx(areas[row["b"]] - areas[headline], abs=1e-12)
+        again = paired_difference(held_out[headline].to_numpy(), held_out[row["b"]].to_numpy(), held_out.is_member.to_numpy())
+        assert (row["low"], row["high"], row["p_unadjusted"], row["reason"]) == (again.low, again.high, again.p_value, None)
+        assert row["overlap"] == len(listed[headline] & listed[row["b"]]) / row["overlap_of"]
+    assert [row["p_value"] for row in report["comparisons"]] == holm([row["p_unadjusted"] for row in report["comparisons"]])
+    assert "comparisons" not in report["not_checked"]
 
 
 def every_pair(scores, is_member):

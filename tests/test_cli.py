@@ -73,6 +73,7 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, words, capsys):
         (["--claimed-dp", "3"], "--claimed-dp is '3'. Expected EPS,DELTA such as 3,1e-5."),
         (["--randomised-split", "--manifest", "x.json"], "not allowed with argument"),
         (["--manifest", "/nowhere/x.json"], "--manifest: x.json was not found"),
+        (["--budget", "-1"], "--budget is -1"),
     ],
 )
 def test_bad_flags_of_run(paths, more, words, capsys):
@@ -125,10 +126,10 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f
         ("randomised-split: often", "randomised-split is 'often'. Expected true or false"),
         ("claimed-dp: {eps: 3}", "claimed-dp is a mapping. Expected EPS,DELTA"),
         ("claimed-dp: [[3], 1]", "Expected EPS,DELTA"),
-        ("5: a\nx: b\n2026-01-01: c", "Expected only the names attacks"),
+        ("5: a\nx: b\n2026-01-01: c", "Expected only the names api"),
         ("seed: 2026-99-99", "cannot be read (ValueError)"),
         ("settings: " + "[" * 5000, "cannot be read (RecursionError)"),
-        (BOMB, "Expected only the names attacks"),
+        (BOMB, "Expected only the names api"),
         ("- members", "holds a list. Expected only the names"),
         ("{[1]: 2}", "cannot be read"),
         ("out: ~nobody-of-that-name/x", "Expected a path"),
@@ -204,6 +205,16 @@ def test_a_request_or_report_that_cannot_be_parsed(run_folder, tmp_path):
             open_run(tmp_path)
 
 
+def test_the_budget_follows_from_the_attacks_unless_it_is_given(paths):
+    def asked(*more):
+        request, _ = request_from(_parser().parse_args(run_flags(paths, *more)))
+        return request.attacks, request.attack_budget
+
+    assert asked() == ((), 1) and asked("--budget", "3") == ((), 3)
+    assert asked("--attacks", "all") == (tuple(ATTACKS), 10) and asked("--attacks", "all", "--budget", "2") == (tuple(ATTACKS), 2)
+    assert asked("--attacks", "dime") == (("dime",), None) and asked("--attacks", "dime", "--budget", "0") == (("dime",), 0)
+
+
 def test_rescore_report_and_export_on_a_run(run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("thumbnails", "report.html", "scores.csv"))
     assert main(["rescore", str(tmp_path / "run")]) == 0
@@ -231,3 +242,30 @@ def test_cards_as_json(capsys):
 def test_version_and_help_work_as_a_module():
     done = subprocess.run([sys.executable, "-m", "audit", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("afterimage 0.") and done.stderr == ""
+
+
+def test_loader_flags_reach_the_request_and_win_over_the_file(paths):
+    (paths / "audit.yaml").write_text("num-heads: 2\nbeta-schedule: squaredcos_cap_v2\nrescale-timesteps: true\n")
+    given = run_flags(paths, "--config", str(paths / "audit.yaml"), "--num-heads", "4", "--respacing", "100", "--no-rescale-timesteps")
+    request = request_from(_parser().parse_args(given))[0]
+    assert request.overrides == {"num_heads": 4, "beta_schedule": "cosine", "rescale_timesteps": False, "respacing": "100"}
+    assert Request.from_json(request.to_json()) == request and request.identity() != request_from(_parser().parse_args(run_flags(paths)))[0].identity()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--num-heads", "0"], "num_heads is 0. Expected a whole number from 1 to 1024"),
+        (["--beta-schedule", "straight"], "Expected one of linear, scaled_linear, cosine"),
+        (["--weights", "best"], "Expected one of auto, ema, raw"),
+    ],
+)
+def test_a_loader_flag_that_cannot_be(paths, more, words, capsys):
+    assert main(run_flags(paths, *more)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err
+
+
+def test_a_request_with_odd_overrides_is_refused():
+    with pytest.raises(RequestError, match="overrides is"):
+        Request("/c", "/m", "/n", "x", overrides={"num_heads": [4]})

@@ -16,6 +16,15 @@ def test_every_attack_and_format_is_in_readme():
         assert f"`{name}`" in readme
 
 
+def test_every_setting_and_recipe_of_a_checkpoint_is_in_its_page():
+    from models.formats import get
+    from models.overrides import OVERRIDES
+
+    page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    for name in [*OVERRIDES, *(recipe for format_name in FORMATS for recipe in getattr(get(format_name), "recipes", ()))]:
+        assert f"`{name}`" in page
+
+
 def test_every_linked_file_exists():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):

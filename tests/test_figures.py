@@ -15,11 +15,10 @@ from audit.report.run import open_run
 from audit.stats.roc import fast_roc
 from audit.stats.tpr import tpr_at_fpr
 from audit.stats.window import Window
-from tests.evidence_home import run_folders  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def run(run_folders):  # noqa: F811
+def run(run_folders):
     return open_run(run_folders / "clear")
 
 

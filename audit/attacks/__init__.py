@@ -3,6 +3,8 @@
 An attack is one file with one class and one line here; contract tests, forms, README's table and the report pick it up by themselves.
 """
 
+import math
+
 from audit.errors import RequestError
 from audit.registry import Registry
 
@@ -12,6 +14,16 @@ ATTACKS = Registry(
         "loss_x0": "audit.attacks.loss_x0:LossX0",
         "loss_eps": "audit.attacks.loss_eps:LossEps",
         "gray_intermediate": "audit.attacks.gray_intermediate:GrayIntermediate",
+        "gray_free": "audit.attacks.gray_free:GrayFree",
+        "naive_loss": "audit.attacks.naive_loss:NaiveLoss",
+        "pia": "audit.attacks.pia:PIA",
+        "pian": "audit.attacks.pian:PIAN",
+        "secmi": "audit.attacks.secmi:SecMI",
+        "sima": "audit.attacks.sima:SimA",
+        "sima_mc": "audit.attacks.sima_mc:SimAMC",
+        "dime": "audit.attacks.dime:DIME",
+        "dime_m": "audit.attacks.dime_m:DIMEM",
+        "pfami": "audit.attacks.pfami:PFAMI",
     }
 )
 
@@ -26,6 +38,46 @@ def choose(names):
     if unknown:
         raise RequestError(f"There is no attack {str(unknown[0])[:40]!r}. Expected one of {', '.join(ATTACKS)}.")
     return tuple(n for n in ATTACKS if not names or "all" in names or n in names)
+
+
+def as_run(name, reference=False):
+    """The Attack of one audit: the registered one, or with a reference the same calibrated by it."""
+    from audit.attacks.relative import Relative
+
+    return Relative(ATTACKS[name]) if reference else ATTACKS[name]
+
+
+def filtered_probes(names, settings):
+    """Probes whose low-pass tables somebody asked for: those of the attacks with `filter: low-pass` among their fixed settings.
+
+    Args: names: canonical names that run; settings: {attack: {setting: value}}.
+    """
+    return {probe for name in names if settings.get(name, {}).get("filter") == "low-pass" for probe in ATTACKS[name].card.probes}
+
+
+def within_budget(names, calls, grid_calls, budget):
+    """Which attacks run when together they may cost so much: the cheapest first; a probe that several read is paid once.
+
+    Args:
+        names: canonical names; calls: {probe: network calls per image beyond the loss grid}, 0 for the probe that measures the grid.
+        grid_calls: network calls per image of the loss grid; budget: in loss grids, None = no limit.
+    Returns: (names that run, in the order given; {name: reason} of the others).
+    """
+
+    def cost(probes):
+        return sum(calls[probe] for probe in probes)
+
+    limit = math.inf if budget is None else budget * grid_calls
+    paid, reached, skipped = set(), set(), {}
+    for name in sorted(names, key=lambda n: cost(ATTACKS[n].card.probes)):
+        probes = set(ATTACKS[name].card.probes)
+        more = cost(probes - paid)
+        reached |= probes  # a larger budget pays for every cheaper attack first
+        if cost(paid) + more > limit:
+            skipped[name] = f"over the budget: {more:,} more model calls per image; --budget {math.ceil(cost(reached) / grid_calls)} has room for it"
+        else:
+            paid |= probes
+    return tuple(n for n in names if n not in skipped), {n: skipped[n] for n in names if n in skipped}
 
 
 def check_settings(settings):

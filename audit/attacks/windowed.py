@@ -8,7 +8,7 @@ Candidates: windows on a lattice of up to ten equal parts of the measured timest
 import numpy as np
 
 from audit.attacks.base import Setting
-from audit.errors import AttackError
+from audit.errors import NotMeasuredError
 from audit.stats.window import STATISTICS, TRUNCATIONS, Window, kept_rows, reduce, reduce_draw
 
 PARTS = 10
@@ -32,9 +32,9 @@ class WindowedAttack:
     def _table(self, tables):
         name = self.card.tables[0]
         if name not in tables:
-            raise AttackError(f"needs the table {name}, which was not measured")
+            raise NotMeasuredError(f"needs the table {name}, which was not measured")
         if not len(tables[name].scored_index):
-            raise AttackError(f"the table {name} holds no measured timestep")
+            raise NotMeasuredError(f"the table {name} holds no measured timestep: this model does not allow it")
         return tables[name]
 
     def candidates(self, tables, fixed):

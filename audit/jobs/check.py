@@ -68,7 +68,7 @@ class Check:
         self.engine = self.engines.get(self.request.device, wait_for_audit=False)
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
-            self.place = tasks.Place(place, fingerprint(self.request.checkpoint), self.request.device, self.engine.threads)
+            self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads)
             self.opened, self.facts = self._task("checkpoint", tasks.look, self.place, wish_of(self.request))
         except (AuditError, ModelError) as error:
             self._say(checkpoint_error=str(error))
@@ -163,12 +163,12 @@ class Check:
             self._say(price=self._price(priced, counted["members"] + counted["nonmembers"], "cpu" if on_cpu else wanted))
 
     def _price(self, probed, images, kind):
-        calls = images * self.facts.calls_per_image
+        calls = self.facts.calls(images)
         seconds = calls * probed.seconds_per_call / (self.engine.workers if kind != "cpu" else 1)
         shape, plan = self.opened.info["image_shape"], self.facts.plan
         return {
             "seconds": seconds, "low": seconds * (1 - PRICE_RANGE), "high": seconds * (1 + PRICE_RANGE), "model_calls": calls, "calls_per_image": self.facts.calls_per_image,
-            "memory_bytes": probed.memory_bytes, "disk_bytes": disk_bytes(images, int(np.prod(shape)), len(plan["timesteps"]), plan["draws"], len(self.facts.specs)),
+            "memory_bytes": probed.memory_bytes, "disk_bytes": disk_bytes(images, int(np.prod(shape)), len(plan["timesteps"]), plan["draws"], self.facts.full_tables),
             "seconds_per_call": probed.seconds_per_call, "batch_size": probed.batch_size, "device": self.opened.device_words if kind == "cpu" else kind,
         }  # fmt: skip
 

@@ -7,7 +7,12 @@ from pathlib import Path
 from audit.errors import RequestError
 
 INPUTS = ("checkpoint", "members", "nonmembers")
-WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members"}
+WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members", "reference": "reference checkpoint"}
+
+
+def given(request):
+    """Names of the inputs that a Request has."""
+    return INPUTS if request.reference is None else (*INPUTS, "reference")
 
 
 def fingerprint(path):
@@ -33,8 +38,8 @@ def fingerprint(path):
 
 
 def fingerprints(request):
-    """{input: fingerprint} of a Request."""
-    return {name: fingerprint(getattr(request, name)) for name in INPUTS}
+    """{input: fingerprint} of a Request; "reference" only where there is one."""
+    return {name: fingerprint(getattr(request, name)) for name in given(request)}
 
 
 def require_unchanged(request, before):

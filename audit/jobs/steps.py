@@ -16,18 +16,20 @@ from pathlib import Path
 import numpy as np
 
 from audit import __version__
-from audit.attacks import ATTACKS, choose
+from audit.api import Api
 from audit.errors import HomeError
 from audit.files import write_json
 from audit.jobs import tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
+from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
 
 POLL_S = 0.25
+REFERENCE_FIELDS = ("sha256", "format", "architecture", "parameters")  # of the reference, in report.json
 
 
 class TaskFailed(Exception):
@@ -62,10 +64,10 @@ def value_of(outcome):
 
 def wish_of(request):
     """What a Request asks of the measurement, as tasks.facts_of takes it."""
-    probes = {probe for name in choose(request.attacks) for probe in ATTACKS[name].card.probes}
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
-        "precision": request.precision, "probes": tuple(sorted(probes)),
+        "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget, "settings": request.settings, "api": request.api,
+        "also": ("untrained",) if PRESETS[request.preset].untrained else (),
     }  # fmt: skip
 
 
@@ -113,10 +115,14 @@ class Audit:
 
     def _open(self, before):
         path = checkpoint_place(self.request.checkpoint, self.config)
-        self.place = tasks.Place(path, before["checkpoint"], self.request.device, self.engine.threads)
+        second = (checkpoint_place(self.request.reference, self.config), before["reference"]) if self.request.reference else (None, None)
+        shown = None if self.request.api is None else Api(**self.request.api)
+        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads, *second, shown)
         self.opened, self.facts = self._task("checkpoint", tasks.open_network, self.place, wish_of(self.request))
         info = self.opened.info
         self.ticket.log.write(f"{info['format']}, {info['architecture']}, {info['parameters']:,} parameters, sha256 {info['sha256']}; {self.opened.device_words}")
+        if other := self.facts.reference:
+            self.ticket.log.write(f"reference: {other['format']}, {other['architecture']}, {other['parameters']:,} parameters, sha256 {other['sha256']}")
 
     def _prepare_images(self, before):
         """Decode both sets, unless exactly these files were decoded for this folder before."""
@@ -132,18 +138,20 @@ class Audit:
         self.queries = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))
         self.count = len(self.queries["images"])
         self.provenance = provenance_of(self.request, self.queries)
-        self.ticket.update(total_images=self.count, total_calls=self.count * self.facts.calls_per_image)
+        self.ticket.update(total_images=self.count, total_calls=self.facts.calls(self.count))
         self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
 
     def _key(self):
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
+        added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
+        added |= {"api": self.request.api} if self.request.api else {}
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
-                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions,
+                "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions, "overrides": sorted(self.request.overrides.items()),
                 "torch": self.opened.torch_version, "device": self.opened.device_type,
-            }
+            } | added
         )  # fmt: skip
 
     def _plan_shards(self):
@@ -164,8 +172,8 @@ class Audit:
         self.ticket.log.write(f"{len(self.shards)} shards of at most {kept['shard_images']} images, batch size {kept['batch_size']}, {kept['seconds_per_call']:.3g} s a call")
 
     def _check_disk(self):
-        timesteps = len(self.facts.plan["timesteps"])
-        needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], len(self.facts.specs))
+        timesteps, tables = len(self.facts.plan["timesteps"]), self.facts.full_tables
+        needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], tables)
         free = shutil.disk_usage(self.folder).free
         if free < 2 * needed:
             raise HomeError(f"Disk: {free / 1e9:.1f} GB free, this audit writes {needed / 1e9:.1f} GB and needs twice that while it runs. Free space or set AUDIT_HOME elsewhere.")
@@ -178,7 +186,8 @@ class Audit:
         self.seconds = {s.index: kept for s in self.shards if (kept := self.shards_at.seconds_if_intact(s)) is not None}
         todo = [s for s in self.shards if s.index not in self.seconds]
         self.kept_seconds = sum(self.seconds.values())
-        ticket.phase(" and ".join(f"{name} probe".capitalize() for name in self.facts.plan["probes"]))
+        names = self.facts.plan["probes"]
+        ticket.phase(f"{', '.join(names)} probe{'' if len(names) == 1 else 's'}".capitalize())
         self._begun, self._new_images = time.monotonic(), 0
         self._progress()
         flag = self.engine.flag(f"{ticket.job.id}-{secrets.token_hex(4)}")
@@ -237,7 +246,7 @@ class Audit:
         images = sum(self.shards[i].images for i in self.seconds)
         rate = self._new_images / max(1e-6, time.monotonic() - self._begun)
         self.ticket.update(
-            done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=images * self.facts.calls_per_image, images_per_s=round(rate, 3)
+            done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=self.facts.calls(images), images_per_s=round(rate, 3)
         )
 
     # ------------------------------------------------------------------ afterwards
@@ -262,7 +271,7 @@ class Audit:
 
     def _measurement(self):
         plan, seconds, job = self.settings, sum(self.seconds.values()), self.ticket.job
-        calls = self.count * self.facts.calls_per_image
+        calls = self.facts.calls(self.count)
         return {
             "run": {"id": job.id, "name": job.name, "created": datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
             "checkpoint": self.opened.info,
@@ -272,13 +281,15 @@ class Audit:
             "measurement": {
                 "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
                 "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
+                "model_calls_once": self.facts.shared_calls, "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
+                "api": self.request.api, "skipped": self.facts.skipped, "reference": self.facts.reference and {name: self.facts.reference[name] for name in REFERENCE_FIELDS},
             },
             "cost": {"model_calls": calls, "seconds": seconds, "device": self.opened.device_words, "throughput": self.count * self.engine.workers / max(1e-6, seconds)},
             "versions": {
                 "afterimage": __version__, "torch": self.opened.torch_version, "diffusers": self.opened.diffusers_version,
                 "numpy": np.__version__, "python": platform.python_version(),
             },
-            "warnings": [],
+            "warnings": list(self.facts.warnings),
             "seconds": time.time() - job.started + self.kept_seconds,
         }  # fmt: skip
 

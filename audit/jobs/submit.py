@@ -7,13 +7,13 @@ from pathlib import Path
 
 from audit.errors import RequestError, RunFolderError
 from audit.files import write_json
+from audit.jobs.inputs import INPUTS, given
 from audit.jobs.launch import ensure_worker
 from audit.jobs.store import Store
 from audit.provenance import read_manifest
 from audit.request import Request
 
-INPUTS = ("checkpoint", "members", "nonmembers")
-CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks")
+CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides")
 
 
 def submit_audit(config, request, out=None):
@@ -59,7 +59,7 @@ def submit_check(config, payload):
     if unknown:
         raise RequestError(f"The check has unknown fields {unknown}. Expected only {', '.join(CHECK_FIELDS)}.")
     content = {name: payload.get(name) for name in CHECK_FIELDS}
-    content["attacks"] = list(content["attacks"] or ())
+    content["attacks"], content["overrides"] = list(content["attacks"] or ()), dict(content["overrides"] or {})
     identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     job, _ = Store(config.home).submit("check", "check", content, identity)
     ensure_worker(config)
@@ -77,7 +77,8 @@ def _go_on(config, store, known):
 
 def _check_inputs(request):
     expected = {"checkpoint": "a diffusers folder or .zip", "members": "a folder, .zip or .npz of images", "nonmembers": "a folder, .zip or .npz of images"}
-    for name in INPUTS:
+    expected["reference"] = expected["checkpoint"]
+    for name in given(request):
         path = Path(getattr(request, name))
         if not path.is_absolute():
             raise RequestError(f"--{name} is {str(path)[:80]!r}. Expected an absolute path.")
@@ -91,10 +92,10 @@ def _check_inputs(request):
 
 def _check_place(folder, request):
     real = Path(os.path.realpath(folder))
-    for name in INPUTS:
-        given = Path(os.path.realpath(getattr(request, name)))
-        if given.is_dir() and real.is_relative_to(given):
-            raise RequestError(f"--out lies inside --{name} ({given.name}), which would change while it is read. Choose a folder outside it.")
+    for name in given(request):
+        held = Path(os.path.realpath(getattr(request, name)))
+        if held.is_dir() and real.is_relative_to(held):
+            raise RequestError(f"--out lies inside --{name} ({held.name}), which would change while it is read. Choose a folder outside it.")
 
 
 def _held_request(folder):

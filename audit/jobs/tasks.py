@@ -9,12 +9,16 @@ import threading
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from audit.api import WHITE_BOX, Api
+from audit.sources import REFERENCE, TARGET
+
 SELF_TEST_IMAGES = 64
+SHARED_BY = 200  # images that calls made once are spread over when a budget is counted: the checkpoint is opened before the images are
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,43 @@ class Place:
     Attributes:
         checkpoint: absolute path, already unpacked; version: what tells one state of that path from another (size and mtime of its files).
         device: "cpu", "cuda" or "auto"; threads: of torch on the CPU, or None to leave them alone.
+        overrides: (name, value) pairs, what the checkpoint's files do not say.
+        reference, reference_version: the same of a second network that is measured beside it, or None.
+        api, seed: audit.api.Api through which both are seen, and the seed of its noise; None = the networks themselves.
     """
 
     checkpoint: str
     version: str
     device: str = "auto"
     threads: int | None = None
+    overrides: tuple = ()
+    reference: str | None = None
+    reference_version: str | None = None
+    api: Api | None = None
+    seed: int = 0
+
+    @property
+    def identity(self):
+        """What tells one opened network from another."""
+        return self.checkpoint, self.version, self.overrides
+
+    def open(self):
+        """The Denoiser. Raises models.errors.ModelError."""
+        from models import open_checkpoint
+
+        return open_checkpoint(self.checkpoint, **dict(self.overrides))
+
+    def open_reference(self):
+        """The reference's Denoiser; what was said of the checkpoint holds for it too where its file is of the same kind. Raises models.errors.ModelError."""
+        from models import open_checkpoint
+
+        same = Path(self.reference).suffix.lower() == Path(self.checkpoint).suffix.lower()
+        return open_checkpoint(self.reference, **dict(self.overrides if same else ()))
+
+
+def place_of(request, checkpoint, version, threads, reference=None, reference_version=None, api=None):
+    """The Place of a Request's checkpoint, and of its reference where there is one. Args: as the attributes of Place."""
+    return Place(str(checkpoint), version, request.device, threads, tuple(sorted(request.overrides.items())), reference, reference_version, api, request.seed)
 
 
 @dataclass(frozen=True)
@@ -62,6 +97,8 @@ class Facts:
     Attributes:
         plan: keywords of audit.engine.MeasurePlan, batch_size as asked (None = not known yet); specs: {table: (axis, timesteps or None)}.
         calls_per_image: network calls; values_per_image: float32 numbers that come back; versions: {probe: VERSION}.
+        shared_calls: network calls that are made once for all images; skipped: {attack: reason} of those that do not run.
+        Calls and values are those of all sources together. reference: what was recognised in the reference, or None; warnings: sentences for the report.
     """
 
     plan: dict
@@ -69,6 +106,19 @@ class Facts:
     calls_per_image: int
     values_per_image: int
     versions: dict
+    shared_calls: int = 0
+    skipped: dict = field(default_factory=dict)
+    reference: dict | None = None
+    warnings: tuple[str, ...] = ()
+
+    def calls(self, images):
+        """Network calls of so many images."""
+        return images * self.calls_per_image + self.shared_calls if images else 0
+
+    @property
+    def full_tables(self):
+        """As many tables with every timestep and draw of the grid hold these numbers."""
+        return -(-self.values_per_image // (len(self.plan["timesteps"]) * self.plan["draws"]))
 
 
 @dataclass(frozen=True)
@@ -178,21 +228,42 @@ def _device(place):
     return choose_device(place.device)
 
 
-def network(place):
-    """The Denoiser of `place` on its device; opened when another was loaded before, whose memory is freed first."""
+def networks(place):
+    """({source: Denoiser} of `place`, its device): the target, and the reference where there is one; opened when others were loaded before, whose memory is freed first.
+
+    Raises: RequestError: the reference cannot stand beside the target.
+    """
     torch = _prepare_process(place)
     device = _device(place)
-    key = (place.checkpoint, place.version, str(device))
+    key = (place.identity, place.reference, place.reference_version, place.api, place.seed if place.api else 0, str(device))
     with _cache_lock:
         if _cache.get("key") != key:
-            from models import open_checkpoint
-
             _cache.clear()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            _cache["denoiser"] = open_checkpoint(place.checkpoint).to(device)
+            _cache["networks"] = {source: denoiser.to(device) for source, denoiser in _open(place).items()}
             _cache["key"] = key
-        return _cache["denoiser"], device
+        return _cache["networks"], device
+
+
+def _open(place):
+    """{source: Denoiser}, on the CPU. Raises RequestError, models.errors.ModelError."""
+    from audit.sources import align, require_comparable
+    from models.errors import ModelError
+
+    opened = {TARGET: place.open()}
+    if place.reference is not None:
+        try:
+            opened[REFERENCE] = place.open_reference()
+        except ModelError as error:
+            raise type(error)(f"--reference: {error}") from None
+        require_comparable(opened[TARGET], opened[REFERENCE])
+        align(opened[TARGET], opened[REFERENCE])
+    if place.api is not None:
+        from audit.probes.api_view import ApiView
+
+        opened = {source: ApiView(denoiser, place.api, place.seed) for source, denoiser in opened.items()}
+    return opened
 
 
 def load_x0(images, first, stop, denoiser):
@@ -208,25 +279,65 @@ def load_x0(images, first, stop, denoiser):
 @task
 def open_network(place, wish):
     """Open the checkpoint. Args: wish: as `facts_of` takes it. Returns (Opened, Facts)."""
-    denoiser, device = network(place)
-    return describe(denoiser, device), facts_of(denoiser, wish)
+    opened, device = networks(place)
+    return describe(opened[TARGET], device), facts_of(opened, wish)
 
 
-def facts_of(denoiser, wish):
-    """Facts of a plan on this network.
+def facts_of(opened, wish):
+    """Facts of a plan on these networks.
 
-    Args: wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, probes.
+    Args:
+        opened: {source: Denoiser}, which have the same timesteps.
+        wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit),
+            also (probes that no attack reads), settings ({attack: {setting: value}} that the user fixed), api (None, or anything: the networks are seen through an API).
+    Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
+    from audit.attacks import choose, filtered_probes
     from audit.presets import grid
     from audit.probes import PROBES
+    from audit.sources import noise_warning
 
-    settings = {k: v for k, v in wish.items() if k != "grid_size"} | {"timesteps": tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule))), "clip": None}
-    settings["probes"] = tuple(settings["probes"])
+    denoiser = opened[TARGET]
+    timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
+    settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
+    probes, skipped = _affordable(opened, settings, wish)
+    filtered = filtered_probes(choose(wish["attacks"]), wish["settings"])
+    settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
+    settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
     plan = engine.MeasurePlan(**settings)
-    specs = engine.specs(plan, denoiser.schedule)
-    values = plan.draws * sum(1 if timesteps is None else len(timesteps) for _, timesteps in specs.values())
-    return Facts(settings, specs, int(engine.calls_per_image(plan, denoiser)), values, {name: PROBES[name].VERSION for name in plan.probes})
+    specs = {source + table: spec for source in opened for table, spec in engine.specs(plan, denoiser.schedule).items()}
+    values = len(opened) * sum(plan.of(name).draws * len(plan.probe(name).TABLES) * len(plan.of(name).timesteps) for name in probes)
+    versions = {name: PROBES[name].VERSION for name in probes}
+    calls, shared = (sum(int(count(plan, d)) for d in opened.values()) for count in (engine.calls_per_image, engine.shared_calls))
+    reference = opened.get(REFERENCE)
+    warning = reference and noise_warning(denoiser, reference)
+    return Facts(settings, specs, calls, values, versions, shared, skipped, reference and reference.info.to_json(), (warning,) if warning else ())
+
+
+def _affordable(opened, settings, wish):
+    """(probes to run, in registry order; {attack: why it is left out})."""
+    from audit import engine
+    from audit.attacks import ATTACKS, choose, within_budget
+    from audit.errors import RequestError
+    from audit.probes import PROBES
+
+    names, denoiser, budget = choose(wish["attacks"]), opened[TARGET], wish["budget"]
+    hidden = {name: WHITE_BOX for name in names if wish["api"] and ATTACKS[name].card.threat_model == "white-box"}
+    names = tuple(name for name in names if name not in hidden)
+    if not names:
+        raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
+    plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
+    cost = engine.calls_of(plan, denoiser)
+    for probe in PROBES:
+        cost[probe] += -(-engine.shared_calls(replace(plan, probes=(probe,)), denoiser) // SHARED_BY)
+        cost[probe] *= len(opened)  # each source allows the same timesteps and is asked the same
+    chosen, skipped = within_budget(names, cost | {"noised": 0}, cost["noised"], budget)
+    if not chosen:
+        raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
+    skipped |= hidden
+    used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
+    return tuple(probe for probe in PROBES if probe in used), skipped
 
 
 def _plan(settings):
@@ -256,8 +367,16 @@ def test_network(place, images, count):
 
     Returns: the SelfTest as JSON.  Raises: SelfTestFailed.
     """
-    denoiser, _ = network(place)
-    return run_self_test(denoiser, images, count).require().to_json()
+    from models.errors import SelfTestFailed
+
+    (opened, _), found = networks(place), []
+    for source, denoiser in opened.items():
+        tested = run_self_test(getattr(denoiser, "behind", denoiser), images, count)  # an API may show too little for it
+        if source == REFERENCE and not tested.passed:
+            measured = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
+            raise SelfTestFailed(f"--reference does not denoise these images: {measured}. {tested.hint}")
+        found.append(tested.require())
+    return found[0].to_json()
 
 
 def run_self_test(denoiser, images, count):
@@ -276,11 +395,14 @@ def probe_network(place, images, count, settings):
     """Find the batch size unless the plan fixes it, check the precision, time two batches. Returns Probed."""
     from audit.engine import check_precision
 
-    denoiser, device = network(place)
-    x0, plan = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser), _plan(settings)
-    if plan.precision != "fp32":
-        check_precision(denoiser, x0, plan)
-    return price_of(denoiser, x0, plan, device)
+    opened, device = networks(place)
+    plan, found = _plan(settings), []
+    for denoiser in opened.values():
+        x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
+        if plan.precision != "fp32":
+            check_precision(denoiser, x0, plan)
+        found.append(price_of(denoiser, x0, plan, device))
+    return Probed(min(p.batch_size for p in found), sum(p.seconds_per_call for p in found) / len(found), found[-1].memory_bytes)
 
 
 def price_of(denoiser, x0, plan, device):
@@ -296,10 +418,12 @@ def measure(place, images, first, stop, settings, flag):
     """Measure images first … stop-1. Returns ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out."""
     from audit.engine import measure_block
 
-    denoiser, _ = network(place)
-    x0 = load_x0(images, first, stop, denoiser)
-    begun, sizes = time.perf_counter(), [settings["batch_size"]]
-    tables = measure_block(denoiser, x0, _plan(settings), should_stop=flag.is_set, on_batch_size=sizes.append)
+    opened, _ = networks(place)
+    x0 = load_x0(images, first, stop, opened[TARGET])
+    begun, sizes, tables = time.perf_counter(), [settings["batch_size"]], {}
+    for source, denoiser in opened.items():
+        measured = measure_block(denoiser, x0, _plan(settings), should_stop=flag.is_set, on_batch_size=sizes.append)
+        tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
 
 
@@ -309,13 +433,11 @@ _looked: dict = {}  # the network of the check that is under way: a check opens 
 @task
 def look(place, wish):
     """Open a checkpoint for a check, on the CPU and beside the network that an audit has loaded. Returns (Opened, Facts)."""
-    from models import open_checkpoint
-
     _prepare_process(place)
     _looked.clear()
-    denoiser = open_checkpoint(place.checkpoint)
-    _looked[place.checkpoint, place.version] = denoiser
-    return describe(denoiser, _device(replace(place, device="cpu"))), facts_of(denoiser, wish)
+    denoiser = place.open()
+    _looked[place.identity] = denoiser
+    return describe(denoiser, _device(replace(place, device="cpu"))), facts_of({TARGET: denoiser}, wish)
 
 
 @task
@@ -324,10 +446,8 @@ def look_closer(place, images, count, settings, price_here):
 
     Returns: (SelfTest as JSON, Probed or None).
     """
-    from models import open_checkpoint
-
     _prepare_process(place)
-    denoiser = _looked.pop((place.checkpoint, place.version), None) or open_checkpoint(place.checkpoint)
+    denoiser = _looked.pop(place.identity, None) or place.open()
     _looked.clear()
     tested = run_self_test(denoiser, images, count).to_json()
     if not price_here:
@@ -338,5 +458,6 @@ def look_closer(place, images, count, settings, price_here):
 @task
 def price_on_device(place, images, count, settings):
     """Price of a check on the GPU, in turn with an audit's shards. Returns Probed."""
-    denoiser, device = network(place)
+    opened, device = networks(place)
+    denoiser = opened[TARGET]
     return price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), device)

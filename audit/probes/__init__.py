@@ -1,12 +1,24 @@
 """Kinds of pass through the model, and `measure`, the one call that notebooks need.
 
-A probe turns rows (x0, eps, t) into one number per row and table; the engine makes the rows, batches them and lays the numbers out as tables.
+A probe turns rows (x0, eps, t) into numbers; the engine makes the rows, batches them and lays the numbers out as tables.
 A new probe is one file here and one line in PROBES. Importing this package does not import torch; measuring does.
 """
 
 from audit.registry import Registry
 
-PROBES = Registry({"noised": "audit.probes.noised:Noised"})
+PROBES = Registry(
+    {
+        "noised": "audit.probes.noised:Noised",
+        "pia": "audit.probes.pia:PIA",
+        "pian": "audit.probes.pia:PIAN",
+        "secmi": "audit.probes.secmi:SecMI",
+        "sima": "audit.probes.sima:SimA",
+        "dime": "audit.probes.dime:DIME",
+        "pfami": "audit.probes.pfami:PFAMI",
+        "gray_free": "audit.probes.gray_free:GrayFree",
+        "untrained": "audit.probes.untrained:Untrained",
+    }
+)
 
 
 def measure(d, x0, timesteps, probe="noised", seed=0, draws=1, noise=None, clip=None, cond=None, batch_size=None, device="auto"):
@@ -16,7 +28,7 @@ def measure(d, x0, timesteps, probe="noised", seed=0, draws=1, noise=None, clip=
         d: models.base.Denoiser.
         x0: (N,C,H,W) float, clean images in model space (in [-1, 1] for pixel models), NumPy or torch; computed in float32.
         timesteps: K ints, 0-based steps of d.schedule, in any order.
-        probe: a name in PROBES; seed: of the noise bank; draws: S, noise draws per timestep.
+        probe: a name in PROBES; seed: of the noise bank; draws: S, noise draws per timestep (for "dime" directions); probes that draw no noise take one.
         noise: float (S,K,C,H,W), the same for every image, or (S,K,N,C,H,W): replaces the bank; S is then its first length.
         clip: clamp x0_hat to [-1, 1] for x0_mse and vlb_bits; None = True for pixel models, False for latent ones.
         cond: not used by unconditional models; anything but None is refused.

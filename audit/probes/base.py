@@ -1,42 +1,128 @@
-"""What the engine asks of a probe."""
+"""What the engine asks of a probe, and what most probes share."""
 
+import copy
 from dataclasses import dataclass
-from typing import Protocol
 
+import numpy as np
 import torch
+
+from models.schedule import per_image
+
+ROWS = ("draw", "timestep", "image")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One batch: B rows, each an image at one timestep with one noise draw.
+    """One batch of B rows; what one row is, the probe's ROW says.
 
     Attributes:
-        x0, eps: (B,C,H,W) on the model's device, float32 (float64 where a test asks for it).
-        t: (B,) int64 on the CPU, so that looking a coefficient up never waits for the device.
+        x0: (B,C,H,W) on the model's device, float32 (float64 where a test asks for it).
+        eps: noise on the same device, None for probes that draw none: (B,C,H,W) for ROW "draw"; (B,S,C,H,W) for "timestep";
+            (S,NOISES_PER_DRAW,C,H,W), the same for all rows, for "image".
+        t: int64 on the CPU, so that looking a coefficient up never waits for the device: (B,), or (K,) for ROW "image".
     """
 
     x0: torch.Tensor
-    eps: torch.Tensor
+    eps: torch.Tensor | None
     t: torch.Tensor
 
 
-class Probe(Protocol):
+class Probe:
     """One kind of pass through the model.
 
     Attributes:
         name: its line in PROBES; also part of what seeds the noise.
         VERSION: raise it whenever a number changes: stored shards of another version are not reused.
         TABLES: names of its tables, all with a timestep axis, in the order of `rows`.
-        CALLS_PER_ROW: network calls that one row costs.
+        ROW: what is measured at once: an image at one timestep with one noise draw ("draw"), with all draws ("timestep"), or at all timesteps ("image").
+        DRAWS: 0 = it draws no noise, and its tables hold one draw; a number = so many in every audit; None = as many as the audit asks for.
+        NOISES_PER_DRAW: pictures of noise behind one draw of the tables (ROW "image").
+        CALLS_PER_ROW: network calls of one row, where `row_calls` says nothing else.
+        FILTERED: tables that `low_passed` adds at no call; empty where no distance is filtered. low: whether this one makes them.
+        EXACT: its numbers are differences of nearly equal predictions: float32 whatever the precision asked for.
     """
 
-    name: str
-    VERSION: int
-    TABLES: tuple[str, ...]
-    CALLS_PER_ROW: int
+    name = ""
+    VERSION = 1
+    TABLES = ()
+    ROW = "draw"
+    DRAWS = None
+    NOISES_PER_DRAW = 1
+    CALLS_PER_ROW = 1
+    EXACT = False
+    FILTERED = ()
+    low = False
+
+    def low_passed(self):
+        """This probe with its FILTERED tables after its others: a new one, whose other numbers are the same."""
+        assert self.FILTERED, self.name
+        other = copy.copy(self)
+        other.low, other.TABLES = True, self.TABLES + self.FILTERED
+        return other
+
+    def own_timesteps(self, length):
+        """Ints of a schedule of `length` steps where an audit measures this probe, or None for the audit's own grid."""
+        return None
+
+    def row_calls(self, timesteps, draws, length):
+        """Network calls of one row. Args: timesteps: ints, the measured ones; draws: S; length: T."""
+        return self.CALLS_PER_ROW
+
+    def shared_calls(self, timesteps, draws, denoiser):
+        """Network calls that a process makes once for all its images."""
+        return 0
 
     def defined(self, denoiser, timesteps):
         """bool (len(TABLES), K): which numbers exist for this model; the others become NaN, and where a column holds none no call is made."""
+        return np.tile(denoiser.measurable[np.asarray(timesteps, dtype=np.int64)], (len(self.TABLES), 1))
 
     def rows(self, denoiser, rows, clip):
-        """One batch of rows -> (len(TABLES), B) float64 on the model's device; anything goes where a table is not defined."""
+        """One batch of rows, float64 on the model's device; anything goes where a table is not defined.
+
+        Returns: (len(TABLES), B) for ROW "draw", (len(TABLES), B, S) for "timestep", (len(TABLES), B, K, S) for "image".
+        """
+        raise NotImplementedError(f"{type(self).__name__} measures nothing")
+
+
+def shares(*parts):
+    """A function length -> increasing distinct timesteps nearest to the given shares of the schedule."""
+    return lambda length: tuple(sorted({min(length - 1, round(part * length)) for part in parts}))
+
+
+def all_at(t, x):
+    """int64 (B,) on the CPU: every row of x at timestep t."""
+    return torch.full((len(x),), int(t), dtype=torch.int64)
+
+
+def signal_and_noise(schedule, t, like):
+    """(sqrt(abar_t), sqrt(1 - abar_t)), each (B,1,1,1) in the dtype of `like`; rounded once from float64."""
+    abar = schedule.alphas_cumprod
+    return per_image(np.sqrt(abar), t, like), per_image(np.sqrt(1 - abar), t, like)
+
+
+def eps_hat(denoiser, xt, t):
+    """The model's noise prediction in the dtype of xt; one network call per row."""
+    return denoiser.predict(xt, t).eps_hat.to(xt.dtype)
+
+
+def ddim_move(schedule, prediction, to, like):
+    """Where a deterministic step, up or down, leads from a prediction: x_to = sqrt(abar_to) x0_hat + sqrt(1 - abar_to) eps_hat.
+
+    Args: prediction: models.base.Prediction; to: int64 (B,); like: (B,C,H,W) that gives the dtype.
+    Source: Song et al. 2021 (DDIM) eq. 12 with sigma = 0.
+    """
+    a, s = signal_and_noise(schedule, to, like)
+    return a * prediction.x0_hat.to(like.dtype) + s * prediction.eps_hat.to(like.dtype)
+
+
+def norm(values, p):
+    """( sum over pixels |values|^p )^(1/p), p = 2 or 4, (B,) float64."""
+    if p == 2:
+        return torch.linalg.vector_norm(values, dim=(1, 2, 3)).double()
+    assert p == 4, p
+    return torch.linalg.vector_norm(values.square(), dim=(1, 2, 3)).double().sqrt()
+
+
+def mean_square(values):
+    """(B,C,H,W) -> (B,) float64; the norm is one pass over memory and needs no second array."""
+    return torch.linalg.vector_norm(values, dim=(1, 2, 3)).double().square() / values[0].numel()

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import torch
 
-from audit.probes.base import Rows
+from audit.probes.base import Probe, Rows
+from audit.probes.lowpass import low_pass
 from models.base import posterior_log_variance
 from models.schedule import per_image
 
@@ -16,7 +17,7 @@ LOG_2 = math.log(2)
 DIMS = (1, 2, 3)
 
 
-class Noised:
+class Noised(Probe):
     """Tables of one noised forward pass per (image, t, draw); every mean is over pixels and channels.
 
     eps_mse       mean (eps_hat - eps)^2, from the raw prediction; dimensionless
@@ -25,6 +26,7 @@ class Noised:
                   same x0_hat and the network's own variance where it has one; for t = 0 minus log2 of the discretised likelihood (NaN for latents)
     eps_hat_l2    ( sum over pixels |eps_hat|^2 )^(1/2)
     eps_hat_l4    ( sum over pixels |eps_hat|^4 )^(1/4)
+    eps_mse_low   eps_mse after audit.probes.lowpass, only where asked for; at one timestep the same error of x0_hat is this times a constant
     x0_8bit_mse   mean (Q(clamp(x0_hat)) - x0)^2 with Q = rounding to the 8-bit grid k/127.5 - 1: what an API shows (NaN for latents)
 
     Source: arXiv:2302.07801 on improved-diffusion `gaussian_diffusion.py:calc_bpd_loop`; the norms: SimA, DIME.
@@ -35,9 +37,10 @@ class Noised:
     VERSION = 1
     TABLES = ("eps_mse", "x0_mse", "vlb_bits", "eps_hat_l2", "eps_hat_l4", "x0_8bit_mse")
     CALLS_PER_ROW = 1
+    FILTERED = ("eps_mse_low",)
 
     def defined(self, denoiser, timesteps):
-        """bool (6,K): no table where the output cannot be read as both eps_hat and x0_hat (an epsilon-model at abar below 1e-6); the rest see above."""
+        """bool (6 or 7,K): no table where the output cannot be read as both eps_hat and x0_hat (an epsilon-model at abar below 1e-6); the rest see above."""
         t = np.asarray(timesteps, dtype=np.int64)
         out = np.tile(denoiser.measurable[t], (len(self.TABLES), 1))
         if not denoiser.pixel_space:
@@ -46,7 +49,7 @@ class Noised:
         return out
 
     def rows(self, denoiser, rows: Rows, clip):
-        """One forward pass -> (6, B) float64, in the order of TABLES."""
+        """One forward pass -> (6 or with `low` 7, B) float64, in the order of TABLES."""
         x0, eps, t = rows.x0, rows.eps, rows.t
         schedule = denoiser.schedule
         xt = (per_image(np.sqrt(schedule.alphas_cumprod), t, x0) * x0).addcmul_(per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0), eps)
@@ -60,7 +63,9 @@ class Noised:
         l2, l4 = torch.linalg.vector_norm(eps_hat, dim=DIMS).double(), torch.linalg.vector_norm(squared, dim=DIMS).double().sqrt()
         vlb = _vlb_bits(denoiser, rows, kept, error, x0_mse, prediction.log_variance)
         shown = _mean_square(_round_to_8_bit(clamped).sub_(x0)) if denoiser.pixel_space else torch.full_like(x0_mse, math.nan)
-        return torch.stack([_mean_square(eps_hat - eps), x0_mse, vlb, l2, l4, shown])
+        wrong = eps_hat - eps
+        low = [_mean_square(low_pass(wrong))] if self.low else []
+        return torch.stack([_mean_square(wrong), x0_mse, vlb, l2, l4, shown, *low])
 
 
 def _mean_square(values):

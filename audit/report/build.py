@@ -10,10 +10,9 @@ from audit.stats.verdict import differ
 
 SCHEMA_VERSION = 1
 NOT_CHECKED = {  # fields of the schema that no part of this version fills
-    "measurement.api": "what an API would show",
-    "attacks[].reference_auc": "a reference model",
+    "measurement.api": "what an API would show (--api)",
+    "attacks[].reference_auc": "scores relative to a reference model (--reference)",
     "attacks[].needed": "what a black-box attacker needs",
-    "comparisons": "paired comparisons between attacks",
     "pool": "generated samples (black-box attacks)",
 }
 NO_EPSILON = "An epsilon needs a split that was drawn at random: a manifest of the command split, or the owner's word (--randomised-split)."
@@ -33,7 +32,7 @@ def build_report(out):
         "checkpoint": made["checkpoint"],
         "queries": _queries(out),
         "preprocessing": out.measured.queries["preprocessing"],
-        "measurement": {**made["measurement"], "api": None},
+        "measurement": {"api": None, **made["measurement"]},
         "attacks": [_attack(out, name) for name in out.attacks],
         "permutation": {"p_value": perm.p_value, "attack": perm.attack, "score": perm.score, "critical_z": perm.critical_z, "draws": perm.draws},
         "direction": _direction(out.direction),
@@ -44,20 +43,25 @@ def build_report(out):
         "flags": {"attack": out.headline} | out.flags.to_json(),
         "set_level": out.set_level.to_json(),
         "epsilon_lower_bound": _epsilon(out),
-        "comparisons": None,
+        "comparisons": out.comparisons,
         "pool": None,
         "paper_protocol": out.paper_protocol,
         "self_test": made["self_test"],
         "cost": made["cost"],
         "versions": made["versions"],
         "warnings": _warnings(out),
-        "not_checked": {name: f"{what}: not checked yet" for name, what in NOT_CHECKED.items()},
+        "not_checked": {name: f"{what}: not checked yet" for name, what in NOT_CHECKED.items() if name not in _asked(request)},
     }
     report["verdict"] = {"level": out.decision.level, "rule": out.decision.rule, "kind": out.decision.kind}
     report["verdict"] |= {"headline_attack": out.headline, "auc_low": out.lead_low, "tail_attack": out.tail}
     report["verdict"] |= words.reasons(report)
     report["verdict"] |= {"claims": claims(report)}
     return report
+
+
+def _asked(request):
+    """Fields of NOT_CHECKED that this audit fills."""
+    return [name for name, asked in (("attacks[].reference_auc", request.reference), ("measurement.api", request.api)) if asked is not None]
 
 
 def _queries(out):
@@ -79,7 +83,7 @@ def _queries(out):
 def _attack(out, name):
     result, card = out.attacks[name], ATTACKS[name].card
     row = {"name": name, "threat_model": card.threat_model, "status": result.status, "reason": result.reason, "settings": None, "selection": None, "auc": None, "curve_auc": None}
-    row |= {"tpr_at_fpr": None, "at_threshold": None, "z": None, "p_value": None, "reference_auc": None, "needed": None, "above_all_nonmembers": None}
+    row |= {"tpr_at_fpr": None, "at_threshold": None, "z": None, "p_value": None, "reference_auc": None, "reference_interval": None, "needed": None, "above_all_nonmembers": None}
     row |= {"model_calls_per_image": result.calls_per_image, "model_calls_at_setting": result.calls_at_setting}
     if result.status != "done":
         return row
@@ -99,6 +103,8 @@ def _attack(out, name):
         "at_threshold": [point.to_json() for point in result.at_threshold],
         "z": perm.z[name],
         "p_value": perm.p_values[name],
+        "reference_auc": result.reference and result.reference.value,
+        "reference_interval": result.reference and {"low": result.reference.low, "high": result.reference.high},
         "above_all_nonmembers": int((scores[is_member] > scores[~is_member].max()).sum()),
     }
 

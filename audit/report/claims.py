@@ -5,7 +5,23 @@ are sentences that people are tempted to write. Under rules 2 and 3 nothing that
 """
 
 from audit import format as fmt
-from audit.report.parts import as_sentence, attack_of, blind_missing, blind_of, blind_power, clears_chance, curve_images, done_rows, finding, headline_auc, title_of, tpr_of
+from audit.report.parts import (
+    api_of,
+    as_sentence,
+    attack_of,
+    blind_missing,
+    blind_of,
+    blind_power,
+    clears_chance,
+    curve_images,
+    done_rows,
+    finding,
+    headline_auc,
+    reference_of,
+    terms_words,
+    title_of,
+    tpr_of,
+)
 from audit.report.words import ACCESS, none_told_apart, not_visible, verdict_words, visible
 
 NAMED_FPR = 0.01
@@ -25,7 +41,8 @@ def claims(report):
     if verdict["level"] != "inconclusive":
         allowed += _epsilon(report)
     allowed += _instrument(report)
-    blocked = [*_against_verdict(report), *_always(report), *_unresolved(report), *_threat_models(report), *_optimistic(report), *_split(report), *_about_epsilon(report)]
+    blocked = [*_against_verdict(report), *_always(report), *_unresolved(report), *_threat_models(report), *_optimistic(report), *_relative(report)]
+    blocked += [*_split(report), *_about_epsilon(report)]
     return {"allowed": [{"text": text, "evidence": evidence} for text, evidence in allowed], "blocked": [{"text": text, "why": why} for text, why in blocked]}
 
 
@@ -58,15 +75,16 @@ def _condition(report):
     return "" if provenance.get("kind") == "manifest" else ", provided that both sets were drawn as the owner states"
 
 
-def _attacker(row):
-    return f"an attacker {ACCESS.get(row['threat_model'], 'of this kind')} ({title_of(row['name'])})"
+def _attacker(report, row):
+    return f"an attacker {ACCESS.get(row['threat_model'], 'of this kind')} ({title_of(row['name'])}{terms_words(report)})"
 
 
 def _ranks(report):
     head = _head(report)
     low = fmt.percent_down(headline_auc(report)["low"])
+    found = f"in at least {low} of cases (AUC {fmt.value_interval(head['auc'])}){_condition(report)}"
     return (
-        f"{_on(report)}, {_attacker(head)} ranks a random member above a random non-member in at least {low} of cases (AUC {fmt.value_interval(head['auc'])}){_condition(report)}.",
+        f"{_on(report)}, {_attacker(report, head)} ranks a random member above a random non-member {found}.",
         "attacks[].auc of the headline attack",
     )
 
@@ -76,7 +94,7 @@ def _high(report):
     point = tpr_of(tail, NAMED_FPR)
     out = [_ranks(report)] if clears_chance(headline_auc(report)) else []  # a high verdict may rest on the TPR alone
     if point["low"] is not None and point["low"] >= 0.01:  # below, it would be printed as 0 %
-        names = f"{_on(report)}, {_attacker(tail)} names at least {fmt.percent_down(point['low'])} of the members while wrongly accusing 1 in 100 non-members"
+        names = f"{_on(report)}, {_attacker(report, tail)} names at least {fmt.percent_down(point['low'])} of the members while wrongly accusing 1 in 100 non-members"
         out.append((f"{names}{_condition(report)}.", "attacks[].tpr_at_fpr of the tail attack"))
     return [*out, _beyond_chance(report)]
 
@@ -249,6 +267,15 @@ def _optimistic(report):
         out.append((f"The best setting reaches AUC {fmt.auc(best)}.", f"{why} {_held_out(report)} it is {fmt.value_interval(head['auc'])}."))
     if report.get("paper_protocol"):
         out.append(("The numbers of the paper's protocol are this audit's result.", "They choose settings on the images that they are measured on, so they flatter the attack."))
+    return out
+
+
+def _relative(report):
+    out = []
+    if reference_of(report):
+        out.append(("An attacker without another model reaches these numbers.", "Every score here is the checkpoint's minus that of a reference model on the same image."))
+    if api_of(report):
+        out.append(("These numbers hold for whoever has the weights.", f"Only what the API shows was attacked: {api_of(report)}."))
     return out
 
 

@@ -8,8 +8,10 @@ import hashlib
 from dataclasses import dataclass
 
 from audit import format as fmt
+from audit.known_leak import FILE
 from audit.report import series
-from audit.report.parts import CONTROL_NAMES, attack_of, blind_of, control_row, curve_images, settings_words, title_of, tpr_of
+from audit.report.parts import CONTROL_NAMES, attack_of, blind_of, comparison_cells, control_row, curve_images, settings_words, terms_words, title_of, tpr_of
+from audit.sources import REFERENCE, TARGET
 from audit.tables import stem
 
 FPR = 0.01
@@ -19,6 +21,10 @@ BLIND_AUC = (
     "import csv; import numpy as np; from audit.stats.auc import auc; s={x['image_id']: x['is_member']=='True' for x in csv.DictReader(open('DIR/scores.csv'))}; "
     "b=[(x['blind_fold'], float(x['blind']), s[x['image_id']]) for x in csv.DictReader(open('DIR/images.csv')) if x['blind']]; "
     "print(np.mean([auc(np.array([v for f, v, _ in b if f==k]), np.array([y for f, _, y in b if f==k])) for k in {f for f, _, _ in b}]))"
+)
+COMPARED = (
+    "from audit.stats.paired import paired_difference; import numpy as np; e=np.array([x['half']=='evaluation' for x in r]); "
+    "print(paired_difference(*(np.array([float(x[k]) for x in r])[e] for k in ('{a}', '{b}')), np.array(m)[e]).value)"
 )
 READ_BYTES = 1 << 20
 
@@ -54,10 +60,10 @@ def evidence(run):
     """Evidence of every headline number that the report holds.
 
     Args: run: audit.report.run.Run.
-    Returns: {key: Evidence} in the order of the document: auc, tpr, p_value, blind, one per control, set_level, epsilon.
+    Returns: {key: Evidence} in the order of the document: auc, tpr, p_value, blind, one per control, set_level, epsilon, comparisons.
     """
     report = run.report
-    found = [_auc(run), _tpr(run), _p_value(run), _blind(report), *(_control(run, c) for c in report["controls"]), _set_level(run), _epsilon(run)]
+    found = [_auc(run), _tpr(run), _p_value(run), _blind(report), *(_control(run, c) for c in report["controls"]), _set_level(run), _epsilon(run), _compared(run)]
     return {entry.key: entry for entry in found if entry is not None}
 
 
@@ -86,6 +92,9 @@ def _files_of(run, attack):
     from audit.attacks import ATTACKS
 
     names = ATTACKS[attack].card.tables if attack in ATTACKS else ()
+    if ((run.attack(attack)["settings"] or {}).get("filter")) == "low-pass":
+        names = [f"{name}_low" for name in names]
+    names = [source + name for source in (TARGET, REFERENCE) for name in names]
     return tuple(f"tables/{stem(name)}.npy" for name in names if name in run.tables)
 
 
@@ -121,7 +130,8 @@ def _auc(run):
         commands.append(_python(f"{IN_SCORES}from audit.stats import evaluate; print(evaluate([float(x['{row['name']}']) for x in r], m, {held}).auc.value)"))
     interval = f"95 % {fmt.auc_bounds(row['auc']['low'], row['auc']['high'])}"
     what, settings = f"AUC of {title_of(row['name'])}, the attack with the best AUC on the calibration half", settings_words(row["settings"])
-    return Evidence("auc", what, fmt.auc(row["auc"]["value"]), interval, _judged(report), _half(report), settings, _calls(row), _files_of(run, row["name"]), tuple(commands))
+    files = _files_of(run, row["name"])
+    return Evidence("auc", what, fmt.auc(row["auc"]["value"]), interval, _judged(report), _half(report), settings + terms_words(report), _calls(row), files, tuple(commands))
 
 
 def _tpr(run):
@@ -134,7 +144,8 @@ def _tpr(run):
     what = f"TPR at {fmt.fpr(FPR)} FPR of {title_of(row['name'])}, the attack with the best TPR at 5{fmt.NARROW}% FPR on the calibration half"
     value, interval = fmt.tpr_value(point, members, n), fmt.tpr_bounds(point, members)
     judged = f"{fmt.count(members)} members + {fmt.count(n)} non-members"
-    return Evidence("tpr", what, value, interval, judged, half, settings_words(row["settings"]), _calls(row), _files_of(run, row["name"]), (RESCORE, _python(code)))
+    settings = settings_words(row["settings"]) + terms_words(report)
+    return Evidence("tpr", what, value, interval, judged, half, settings, _calls(row), _files_of(run, row["name"]), (RESCORE, _python(code)))
 
 
 def _p_value(run):
@@ -164,6 +175,9 @@ def _control(run, control):
     _, result, outcome = control_row(run.report, control)
     q, name = run.report["queries"], control["name"]
     judged = f"{fmt.count(q['evaluation_nonmembers'])} non-members" if name == "nonmembers_twice" else _judged(run.report)
+    if name == "bundled_leaky":
+        how = "this run's settings on the bundled leaky checkpoint and its own images, in a job of its own"
+        return Evidence(name, f"Control: {CONTROL_NAMES[name]}", result, outcome, "its own query images", "evaluation half", how, "", (FILE,), ("python -m audit control DIR",))
     how = {
         "shuffled_labels": "labels mixed at random before the settings were chosen",
         "nonmembers_twice": "half of the non-members, drawn at random, play the members",
@@ -191,3 +205,20 @@ def _epsilon(run):
     value = fmt.epsilon(bound["value"], bound["confidence"], bound.get("ceiling"))
     judged, how = f"{fmt.count_of(bound['correct'], bound['guesses'])} guesses right", f"{bound['method']}, δ = {fmt.delta(bound['delta'])}"
     return Evidence("epsilon", "Lower bound on ε", value, "", judged, "evaluation half; the calibration half set both thresholds", how, "", _files_of(run, head), (RESCORE,))
+
+
+def _compared(run):
+    """The attack that comes nearest to the headline attack, for all comparisons."""
+    rows = run.report.get("comparisons")
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: row["difference"])
+    difference, p, _ = comparison_cells(row)
+    members, n = curve_images(run.report)
+    half = f"evaluation half{'' if run.report['queries']['split'] == 'half' else ' of the first repeat'}; the calibration half chose both"
+    what = f"AUC of {title_of(row['b'])} minus that of {title_of(row['a'])}, the largest of {fmt.count(len(rows))} differences"
+    files = tuple(dict.fromkeys((*_files_of(run, row["a"]), *_files_of(run, row["b"]))))
+    how, judged = f"paired DeLong on the same images, Holm over {fmt.count(len(rows))}", f"{fmt.count(members)} members + {fmt.count(n)} non-members"
+    value, _, interval = difference.partition(" ")
+    alone = _python(IN_SCORES + COMPARED.format(a=row["a"], b=row["b"]))
+    return Evidence("comparisons", what, value, f"95 % {interval}, {p}" if interval else p, judged, half, how, "", files, (RESCORE, alone))

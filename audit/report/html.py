@@ -18,6 +18,7 @@ from audit.report import words
 from audit.report.claims import claims_of
 from audit.report.evidence import evidence
 from audit.report.palette import VERDICTS
+from audit.report.parts import comparison_cells, comparison_note
 
 THUMBNAILS = 24  # most exposed members shown when thumbnails are asked for
 THUMBNAIL_BYTES = 64_000
@@ -43,6 +44,7 @@ def sections(run, thumbnails=False):
     """
     parts = [
         Section("verdict", "", _verdict(run.report)),
+        Section("access", "What an attacker needs", "", _access_figures(run)),
         Section("audited", "What was audited", _audited(run.report)),
         Section("sound", "Is the instrument sound?", sound(run.report), _feature_figures(run.report)),
         Section("attacks", "Attacks", _attacks(run.report)),
@@ -136,6 +138,23 @@ def _verdict(report):
     )
 
 
+def _access_figures(run):
+    from audit.report import figures
+
+    words = "The strongest attack for each kind of access, chosen on the calibration half, with 95 % intervals; more access can also run what stands above it."
+    return ((f"{words} {_held_out_words(run)}", lambda: figures.ladder_figure(run)),)
+
+
+def _held_out_words(run):
+    """n behind a figure drawn from the stored scores; below 400 a side also why its numbers differ a little from the tables."""
+    from audit.report import series
+
+    members, n = series.held_out_counts(run)
+    crossed = run.report["queries"]["split"] == "cross-fitted"
+    why = ", evaluation half of the first of 10 cross-fitting repeats; the tables print the mean over all of them" if crossed else ""
+    return f"n = {fmt.count(members)} members + {fmt.count(n)} non-members held out{why}."
+
+
 def _audited(report):
     checkpoint, queries, made, measured = report["checkpoint"], report["queries"], report["preprocessing"], report["measurement"]
     t, channels, height, width = measured["timesteps"], *checkpoint["image_shape"]
@@ -143,6 +162,8 @@ def _audited(report):
         ("Run", f"{report['run']['name']} ({report['run']['id']}), started {fmt.iso(report['run']['created'])}"),
         ("Checkpoint", f"{checkpoint['format']}, {checkpoint['architecture']}, {fmt.millions(checkpoint['parameters'])} parameters, weights: {checkpoint['weights']}"),
         ("SHA-256", checkpoint["sha256"]),
+        *_reference(report),
+        *([("Seen through an API", f"{words.api_of(report)}; a timestep counts the steps shown")] if words.api_of(report) else []),
         ("Predicts", f"{checkpoint['prediction_type']}, {fmt.count(checkpoint['train_timesteps'])} timesteps, images of {width} × {height} × {channels}"),
         *((f"Setting {setting['name']}", f"{setting['value']}, from {setting['decided_by']}") for setting in checkpoint["settings"]),
         ("Query images", f"{fmt.count(queries['members'])} members, {fmt.count(queries['nonmembers'])} non-members; {SPLITS[queries['split']]}"),
@@ -155,6 +176,14 @@ def _audited(report):
         ("Model calls", f"{fmt.count(measured['model_calls'])}, {fmt.count(measured['model_calls_per_image'])} per image"),
     ]
     return pairs(rows)
+
+
+def _reference(report):
+    other = words.reference_of(report)
+    if other is None:
+        return []
+    size = f"{fmt.millions(other['parameters'])} parameters, SHA-256 {other['sha256']}"
+    return [("Reference", f"{other['format']}, {other['architecture']}, {size}; every score is the checkpoint's minus its")]
 
 
 def sound(report):
@@ -218,8 +247,19 @@ def _attacks(report):
     heads = ("attack", "threat model", "AUC [95 % interval]", *(f"TPR at {fmt.fpr(at)} FPR" for at in FPRS))
     settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image")
     warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
+    warnings += _sentences([text for row in words.done_rows(report) if (text := words.reference_sentence(report, row))])
     note = f"n = {_judged(report)}. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."
-    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}"
+    return f"{_table(heads, found, 'wide')}<p class='note'>{escape(note)}</p>{warnings}{_table(settings, chosen, 'wide')}{_compared(report)}"
+
+
+def _compared(report):
+    """The other attacks against the headline attack, pair by pair; nothing where one attack ran or an older version made the report."""
+    rows = report.get("comparisons")
+    if not rows:
+        return ""
+    heads = ("attack", f"AUC minus that of {words.title_of(rows[0]['a'])}", "p", f"in common among the {fmt.count(rows[0]['overlap_of'])} most exposed")
+    cells = [(words.title_of(row["b"]), *comparison_cells(row)) for row in rows]
+    return f"{_table(heads, cells, 'wide')}<p class='note'>{escape(comparison_note(report))}</p>"
 
 
 def _judged(report):
@@ -259,7 +299,7 @@ def _roc_figures(run):
 def _signal_figures(run):
     from audit.report import figures, series
 
-    table = series.table_of(run.report["verdict"]["headline_attack"])
+    table = series.signal_table(run)
     if table is None:
         return ()
     members, n = series.held_out_counts(run)

@@ -21,6 +21,7 @@ MUTED = "#8A93A1"  # a fifth curve and later, single images, diagonals: hairline
 HEAT = ("#2F4B7C", "#5D6A83", "#8E8B7C", "#C4B062", "#FDE737")  # AUC heat map, rising lightness
 
 DASH = {"white-box": "solid", "gray-box": "solid", "black-box": "dash", "no model": "dot"}  # Plotly's names
+ACCESS = {"white-box": SERIES[1], "gray-box": SERIES[2], "black-box": SERIES[3], "no model": MUTED}
 MARKER = {"white-box": "circle", "gray-box": "square", "black-box": "diamond", "no model": "x"}
 
 

@@ -4,10 +4,16 @@ Every function takes a report (a dict as in report.json) whose part may be null:
 """
 
 from audit import format as fmt
+from audit.api import api_words
 from audit.attacks import ATTACKS
 
 BLIND_NOT_CHECKED = "Whether the sets differ without the model: not checked yet"
-CONTROL_NAMES = {"shuffled_labels": "Shuffled labels", "nonmembers_twice": "Non-members against non-members", "planted_leak": "Planted leak"}
+CONTROL_NAMES = {
+    "shuffled_labels": "Shuffled labels",
+    "nonmembers_twice": "Non-members against non-members",
+    "planted_leak": "Planted leak",
+    "bundled_leaky": "Bundled leaky checkpoint",
+}
 CONTAMINATED = (0.05, 0.10)  # shares of the non-members that may have been trained on all the same
 SHOWS_TOO = "A difference between the sets would show in the same way."
 DIFFERENCE_KINDS = ("sets-differ", "near")
@@ -26,6 +32,32 @@ def tpr_of(row, fpr):
 def title_of(name):
     """An attack's title for people; the bare name when no card is registered."""
     return ATTACKS[name].card.title if name in ATTACKS else name
+
+
+def reference_of(report):
+    """What report["measurement"]["reference"] says of the model whose scores were subtracted, or None."""
+    return (report.get("measurement") or {}).get("reference")
+
+
+def api_of(report):
+    """`20 steps, 8-bit pictures`: what the API showed that was attacked, in words; None where the model itself was."""
+    api = (report.get("measurement") or {}).get("api")
+    return api and api_words(api)
+
+
+def terms_words(report):
+    """`, relative to a reference model` and `, through an API that shows …`, after an attack's name or settings; empty where neither holds."""
+    shown = api_of(report)
+    return (", relative to a reference model" if reference_of(report) else "") + (f", through an API that shows {shown}" if shown else "")
+
+
+def reference_sentence(report, row):
+    """What the reference finds alone at an attack's settings: it cannot know who is a member. None where there is none."""
+    if row.get("reference_auc") is None:
+        return None
+    auc = {"value": row["reference_auc"], **row["reference_interval"]}
+    apart = "the images differ, and the reference sees it" if clears_chance(auc) else "no difference of the images shows in it"
+    return f"{title_of(row['name'])} on the reference alone: AUC {fmt.value_interval(auc)}; {apart}"
 
 
 def done_rows(report):
@@ -152,6 +184,9 @@ def control_row(report, control):
     if control["name"] == "planted_leak":
         p = "" if control.get("p_value") is None else f" ({fmt.p_value(control['p_value'])})"
         return name, f"AUC {fmt.auc(control['auc'])} planted", f"found{p}, as it must be" if control["passed"] else f"not found{p}: a fault in the instrument"
+    if control["name"] == "bundled_leaky":
+        outcome = "found with these settings, as it must be" if control["passed"] else "not found: these settings are too weak"
+        return name, f"AUC {fmt.auc_interval(control['auc'], control['low'], control['high'])}", outcome
     outcome = "chance, as it must be" if control["passed"] else "not chance: a fault in the instrument"
     return name, f"AUC {fmt.auc_interval(control['auc'], control['low'], control['high'])}", outcome
 
@@ -162,6 +197,28 @@ def control_sentence(report, control):
     if control["name"] == "planted_leak" and control["auc"] is not None:
         return f"A planted {finding(report)} of AUC {fmt.auc(control['auc'])}: {outcome}"
     return f"{name}: {result}, {outcome}"
+
+
+# --- attacks against each other ------------------------------------------------------------------------------------------------------------------
+
+
+def comparison_cells(row):
+    """(difference, p, overlap) of one entry of report["comparisons"], printed; words where there is no number."""
+    shared = f"{fmt.count_of(round(row['overlap'] * row['overlap_of']), row['overlap_of'])}"
+    if row["p_value"] is None:
+        return fmt.difference(row["difference"]), row.get("reason") or "no interval", shared
+    return fmt.difference(row["difference"], row["low"], row["high"]), fmt.p_value(row["p_value"]), shared
+
+
+def comparison_note(report):
+    """What the paired comparisons rest on; "" where there are none."""
+    rows = report.get("comparisons")
+    if not rows:
+        return ""
+    members, n = curve_images(report)
+    images = f"{fmt.count(members)} members + {fmt.count(n)} non-members, evaluation half{'' if report['queries']['split'] == 'half' else ' of the first repeat'}"
+    lists = f"by chance two lists of {fmt.count(rows[0]['overlap_of'])} members would share {fmt.fixed(rows[0]['overlap_chance'] * rows[0]['overlap_of'], 0)}"
+    return f"AUC minus that of {title_of(rows[0]['a'])}, same images (n = {images}): paired DeLong, 95 % intervals; p after Holm over {fmt.count(len(rows))}; {lists}."
 
 
 # --- one image, the whole set, ε ----------------------------------------------------------------------------------------------------------------

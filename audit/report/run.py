@@ -92,17 +92,17 @@ class Run:
     def image_rows(self):
         """{column of images.csv: array (N,)}, joined to scores.csv by image id; None where the run has no images.csv that can be read.
 
-        conformal_p, blind: float64, NaN where there is none; flagged: bool; blind_fold: int64, -1 where there is none.
+        conformal_p, blind: float64, NaN where there is none; flagged: bool; blind_fold, cluster: int64, -1 where there is none.
         """
         try:
             with open(self.folder / "images.csv", encoding="utf-8", newline="") as handle:
                 rows = {row["image_id"]: row for row in csv.DictReader(handle)}
             mine = [rows.get(image_id, {}) for image_id in self._columns["image_id"]]
-            numbers = {name: np.array([float(row.get(name) or "nan") for row in mine]) for name in ("conformal_p", "blind", "blind_fold")}
+            numbers = {name: np.array([float(row.get(name) or "nan") for row in mine]) for name in ("conformal_p", "blind", "blind_fold", "cluster")}
         except (OSError, KeyError, ValueError):
             return None
-        fold = np.nan_to_num(numbers["blind_fold"], nan=-1).astype(np.int64)
-        return numbers | {"blind_fold": fold, "flagged": np.array([row.get("flagged") == "True" for row in mine], dtype=bool)}
+        whole = {name: np.nan_to_num(numbers[name], nan=-1).astype(np.int64) for name in ("blind_fold", "cluster")}
+        return numbers | whole | {"flagged": np.array([row.get("flagged") == "True" for row in mine], dtype=bool)}
 
     def attack(self, name):
         """The entry of one attack in report["attacks"]. Raises RunFolderError: it was not part of the run."""

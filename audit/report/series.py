@@ -11,11 +11,13 @@ import numpy as np
 
 from audit.attacks import ATTACKS
 from audit.errors import WindowError
+from audit.report.parts import reference_of
 from audit.stats.auc import auc_interval, auc_many
 from audit.stats.roc import fast_roc
 from audit.stats.threshold import calibrated_threshold
 from audit.stats.tpr import band, clopper_pearson, tpr_at_fpr
 from audit.stats.window import Window, kept_rows, reduce
+from audit.tables import UNTRAINED
 
 POINTS = 300  # the most that is drawn of one curve
 BAND_POINTS = 48  # false positive rates at which a curve's band is computed
@@ -50,9 +52,12 @@ def card(name):
 
 
 def loss_tables(run):
-    """Names of the stored tables that hold a loss per timestep, lower = better known: first those that an attack of this run reads, the headline's first."""
+    """Names of the stored tables that hold a loss per timestep, lower = better known: first those that an attack of this run cuts to a window, then those
+    that one reads at single timesteps; the headline's first among its kind."""
     read = [t for t in map(table_of, done(run)) if t]
-    usable = [name for name, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (name in read or name.rpartition("/")[2] in LOSSES)]
+    read = [t for t in read if attack_of(run, t)] + read
+    usable = [n for n, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (n in read or n.rpartition("/")[2] in LOSSES)]
+    usable = [n for n in usable if n != UNTRAINED]  # features of the blind baseline, no loss of this model
     return [t for t in dict.fromkeys(read) if t in usable] + [t for t in usable if t not in read]
 
 
@@ -62,8 +67,15 @@ def table_of(attack):
     return tables[0] if len(tables) == 1 else None
 
 
+def signal_table(run):
+    """The table that shows best where along t the signal sits, or None: the headline's where it has a calibrated window, else that of the best attack with one."""
+    return next(iter(loss_tables(run)), None)
+
+
 def attack_of(run, table):
-    """The finished attack of this run that reduces `table`, or None."""
+    """The finished attack of this run that reduces `table` alone, or None: with a reference no attack does."""
+    if reference_of(run.report):
+        return None
     return next((name for name in done(run) if table_of(name) == table and calibrated_window(run, name)), None)
 
 
@@ -86,6 +98,17 @@ def kept_count(table, window):
 def held_out_members(run):
     """bool (n,): labels of the held-out images, those behind every number of report.json."""
     return cached(run, "held_out_members", lambda: np.asarray(run.is_member)[run.evaluation])
+
+
+def held_out_clusters(run):
+    """int64 (n,): near duplicates share a number; None where each held-out image stands alone, or images.csv does not say."""
+
+    def make():
+        labels = (run.image_rows or {}).get("cluster")
+        mine = labels[run.evaluation] if labels is not None and (labels >= 0).all() else None
+        return mine if mine is not None and len(np.unique(mine)) < len(mine) else None
+
+    return cached(run, "held_out_clusters", make)
 
 
 def held_out_counts(run):
@@ -253,7 +276,7 @@ def auc_along(run, table):
         full = by_rows(rows, lambda some: auc_many(-np.asarray(stored.values[some][:, index]), labels))
         pick = thinned(len(rows), keep=(int(np.argmax(full)),))
         rows = rows[pick]
-        limits = [auc_interval(-stored.values[row][index].astype(np.float64), labels) for row in rows]
+        limits = [auc_interval(-stored.values[row][index].astype(np.float64), labels, held_out_clusters(run)) for row in rows]
         low, high = (np.array([np.nan if getattr(i, end) is None else getattr(i, end) for i in limits]) for end in ("low", "high"))
         noise = np.full(len(rows), np.nan)
         if stored.draws > 1:
@@ -335,9 +358,10 @@ def slider_step(table, window, index, is_member, fpr=0.01):
     return Step(scores, roc, roc.area, roc.tpr_at(fpr), drawn(roc))
 
 
-def figures_of(scores, is_member, fpr=0.01):
-    """(Interval of the AUC, TprPoint at `fpr`) of scores on held-out images."""
-    return auc_interval(scores, is_member), tpr_at_fpr(scores, is_member, fpr)
+def figures_of(run, scores, fpr=0.01):
+    """(Interval of the AUC, TprPoint at `fpr`) of scores (n,) on the held-out images."""
+    labels = held_out_members(run)
+    return auc_interval(scores, labels, held_out_clusters(run)), tpr_at_fpr(scores, labels, fpr)
 
 
 def histogram_edges(scores):

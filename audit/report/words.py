@@ -11,6 +11,7 @@ from audit.halves import HALF_SPLIT_FROM
 from audit.report.parts import (  # noqa: F401, look-ups and sentences are read as words.NAME
     BLIND_NOT_CHECKED,
     CONTROL_NAMES,
+    api_of,
     attack_of,
     blind_missing,
     blind_of,
@@ -28,8 +29,11 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     flags_sentences,
     headline_auc,
     provenance_sentence,
+    reference_of,
+    reference_sentence,
     set_level_sentences,
     settings_words,
+    terms_words,
     title_of,
     tpr_of,
 )
@@ -92,7 +96,11 @@ def reasons(report):
     for_, against = [], [control_sentence(report, c) for c in report["controls"] if c["passed"] is False]
     if blind and blind["differs"]:
         against.append(blind_sentence(report))
-    auc = f"{title_of(head['name'])}: AUC {fmt.value_interval(head['auc'])}, {'cross-fitted' if report['queries']['split'] == 'cross-fitted' else 'held out'}"
+    alone = reference_sentence(report, head)
+    if alone:
+        against.append(alone)
+    judged = "cross-fitted" if report["queries"]["split"] == "cross-fitted" else "held out"
+    auc = f"{title_of(head['name'])}{terms_words(report)}: AUC {fmt.value_interval(head['auc'])}, {judged}"
     beyond = clears_chance(head["auc"])
     (for_ if beyond else against).append(auc if beyond else f"{auc}; the interval holds 0.5 or lies below it")
     if point["low"]:
@@ -126,6 +134,8 @@ def not_tested(report):
         control = next((c for c in report["controls"] if c["name"] == name), None)
         if control is not None and control["passed"] is None:
             out.append(f"{what}: {control.get('reason') or 'not run'}")
+    if not any(c["name"] == "bundled_leaky" for c in report["controls"]):
+        out.append("Whether these settings work on the bundled checkpoint: python -m audit control DIR")
     for name, what in (("flags", "Flags on single images"), ("set_level", "The set-level test"), ("epsilon_lower_bound", "A lower bound on ε")):
         part = report.get(name) or {}
         if part.get("reason") and part.get(RESULT_OF[name]) in (None, 0):
@@ -145,7 +155,10 @@ def _failed(report):
     rows = [row for row in report["attacks"] if row["status"] != "done"]
     if not rows:
         return []
-    listed = ", ".join(f"{title_of(row['name'])} ({row['reason']})" for row in rows)
+    alike = {}
+    for row in rows:
+        alike.setdefault(row["reason"], []).append(title_of(row["name"]))
+    listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in alike.items())
     return [f"{len(rows)} of {len(report['attacks'])} attacks did not run: {listed}."]
 
 
@@ -258,6 +271,10 @@ def _control(report):
         reason = f"{CONTROL_NAMES.get(failed['name'], failed['name'])} gave no result: {failed.get('reason') or 'no reason is stored'}"
     elif failed["name"] == "planted_leak":
         reason = f"A planted leak of AUC {fmt.auc(failed['auc'])} was not found."
+    elif failed["name"] == "bundled_leaky":
+        shown = fmt.auc_interval(failed["auc"], failed["low"], failed["high"])
+        reason = f"With these settings the known leak of the bundled checkpoint was not found: AUC {shown}."
+        return "This audit cannot decide: a control failed.", reason, "measure more timesteps or draws, or name no single attack."
     else:
         reason = f"{CONTROL_NAMES.get(failed['name'], failed['name'])} gave AUC {fmt.auc_interval(failed['auc'], failed['low'], failed['high'])}; they must give 0.5."
     return "This audit cannot decide: a control failed.", reason, "keep the run folder and report it; do not use its numbers."

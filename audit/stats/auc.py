@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import expit, logit, stdtrit
 
 from audit.stats.scores import checked, one_vector
+from audit.stats.split import cluster_index
 
 LEAST_IMAGES = 5  # per class; below it there is no interval
 GUARD = 5  # expected misordered images of the smaller class; below it the logit interval alone is too narrow
@@ -81,30 +82,56 @@ def _tied_rank_sum(ordered, ours):
     return float(np.add.reduceat(ours.astype(np.int64), first) @ (first + (sizes + 1) / 2))
 
 
-def auc_interval(scores, is_member):
+def cluster_sums(values, clusters):
+    """What each cluster adds to the mean's error: Σ (value - mean) over its images, float64 (G,); clusters: (n,) labels, or None where each image stands alone."""
+    away = values - values[0]  # equal values then give exactly 0
+    away = away - away.mean()
+    return away if clusters is None else np.bincount(cluster_index(clusters, len(values)), weights=away)
+
+
+def variance_of_mean(values, clusters=None):
+    """(variance of mean(values), G independent units): var/n with ddof 1, or G/(G-1) · Σ_clusters (Σ (value - mean))² / n².
+
+    Source: Obuchowski 1997, for clusters that lie within one class.
+    """
+    sums = cluster_sums(values, clusters)
+    return len(sums) / (len(sums) - 1) * float(sums @ sums) / len(values) ** 2, len(sums)
+
+
+def units(is_member, clusters):
+    """((m,), (n,) cluster labels of members and of non-members, or None twice; number of independent members and non-members)."""
+    if clusters is None:
+        return None, None, int(is_member.sum()), int((~is_member).sum())
+    index = cluster_index(clusters, len(is_member))
+    return index[is_member], index[~is_member], len(np.unique(index[is_member])), len(np.unique(index[~is_member]))
+
+
+def auc_interval(scores, is_member, clusters=None):
     """AUC with the 95 % "guarded logit-t" interval.
 
     V_i = share of non-members below member i, W_j = share of members above non-member j, A = mean V (DeLong; ties count half);
     v = var V/m + var W/n;  limits = expit(logit A ± t·√v/(A(1-A))), t with Brunner-Munzel degrees of freedom.
     Where min(m,n)·min(A,1-A) < 5: the hull with Newcombe's interval. A = 1 or 0: exact, from min(m,n) disjoint pairs.
     v = 0 with 0 < A < 1 (all scores equal): Newcombe. Fewer than 5 images in a class: no interval.
+    Clusters of near duplicates: A and V, W stay, v adds up whole clusters (variance_of_mean), and m, n count clusters everywhere else.
 
-    Args: scores: (N,) finite, HIGHER = MORE MEMBER-LIKE, not used to choose the attack or its settings; is_member: (N,) bool.
+    Args: scores: (N,) finite, HIGHER = MORE MEMBER-LIKE, not used to choose the attack or its settings; is_member: (N,) bool;
+        clusters: (N,) labels of images that belong together, within one class, or None.
     Returns: Interval.
     Raises: AttackError, ImageSetError.
-    Source: DeLong 1988; Brunner & Munzel 2000; Newcombe 2006 (method 5).  Differs from source: the hull, chosen by simulation (cover ≥ 94 %).
+    Source: DeLong 1988; Obuchowski 1997; Brunner & Munzel 2000; Newcombe 2006 (method 5).  Differs from source: the hull, chosen by simulation (cover ≥ 94 %).
     """
     values, members = one_vector(scores, is_member)
-    a, b = np.sort(values[members]), np.sort(values[~members])
-    m, n = len(a), len(b)
-    v2, w2 = _doubled_wins(a, b), 2 * m - _doubled_wins(b, a)
-    value = int(v2.sum()) / (2 * m * n)
+    a, b = values[members], values[~members]
+    v2, w2 = _doubled_wins(a, np.sort(b)), 2 * len(a) - _doubled_wins(b, np.sort(a))
+    value = int(v2.sum()) / (2 * len(a) * len(b))
+    of_a, of_b, m, n = units(members, clusters)
     if min(m, n) < LEAST_IMAGES:
         return Interval(value, None, None, f"no interval with {m} members and {n} non-members; it needs {LEAST_IMAGES} of each")
     if value in (0.0, 1.0):
         bound = float(0.025 ** (1 / min(m, n)))
         return Interval(value, bound, 1.0) if value else Interval(value, 0.0, 1 - bound)
-    s10, s01 = float(v2.var(ddof=1)) / (4 * n * n * m), float(w2.var(ddof=1)) / (4 * m * m * n)
+    s10, s01 = variance_of_mean(v2 / (2 * len(b)), of_a)[0], variance_of_mean(w2 / (2 * len(a)), of_b)[0]
     v = s10 + s01
     if v == 0:
         return Interval(value, *newcombe(value, m, n))

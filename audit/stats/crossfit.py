@@ -1,10 +1,12 @@
 """Two-fold cross-fitting, repeated: with few images every image both helps to choose settings and is judged by settings it did not choose."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import expit, logit, stdtrit
 
 from audit.errors import ImageSetError
-from audit.stats.auc import GUARD, LEAST_IMAGES, Interval, newcombe
+from audit.stats.auc import GUARD, LEAST_IMAGES, Interval, newcombe, units, variance_of_mean
 from audit.stats.scores import midranks, one_vector
 from audit.stats.split import half_split
 
@@ -30,11 +32,11 @@ def cross_fitted_auc(halves):
     different settings never mix their scales.  A = mean of the 2R half AUCs;  per repeat v = var V/m + var W/n over all m members and n non-members;
     SE = √(mean of v over the repeats), not divided by R: the repeats share their images;  limits = expit(logit A ± t·SE/(A(1-A))), df = min(m,n) - 2.
     Where min(m,n)·min(A,1-A) < 5: the hull with Newcombe's interval. A = 1 or 0: exact, from the fewest disjoint pairs within halves that a repeat holds.
-    SE = 0 with 0 < A < 1: Newcombe. Fewer than 5 images in a class: no interval.
+    SE = 0 with 0 < A < 1: Newcombe. Fewer than 5 images in a class: no interval. Clusters as in auc_interval; they lie within one half.
 
     What it is about: the mean AUC of settings chosen in this way on half the images, which is below that of the best setting.
 
-    Args: halves: R times ((scores, is_member) of one half, the same of the other), scores (N',) finite, HIGHER = MORE MEMBER-LIKE, from settings that the other half
+    Args: halves: R times ((scores, is_member[, clusters]) of one half, the same of the other), scores (N',) finite, HIGHER = MORE MEMBER-LIKE, from settings that the other half
         chose; the two halves of every repeat hold the same images between them.
     Returns: Interval.
     Raises: ValueError: no repeat; ImageSetError: a half with one class, or repeats that hold other counts; AttackError: see audit.stats.scores.checked.
@@ -42,19 +44,19 @@ def cross_fitted_auc(halves):
     """
     if not halves:
         raise ValueError("halves is empty; expected at least one repeat")
-    repeats = [[_placements(scores, is_member) for scores, is_member in pair] for pair in halves]
-    sizes = {(sum(len(v) for v, _ in pair), sum(len(w) for _, w in pair)) for pair in repeats}
+    repeats = [[_Placements.of(*half) for half in pair] for pair in halves]
+    sizes = {tuple(sum(half.units[side] for half in pair) for side in (0, 1)) for pair in repeats}
     if len(sizes) != 1:
         raise ImageSetError(f"The repeats hold {sorted(sizes)} members and non-members. Expected the same images in every repeat.")
     m, n = sizes.pop()
-    value = float(np.mean([v.mean() for pair in repeats for v, _ in pair]))
+    value = float(np.mean([half.values[0].mean() for pair in repeats for half in pair]))
     if min(m, n) < LEAST_IMAGES:
         return Interval(value, None, None, f"no interval with {m} members and {n} non-members; it needs {LEAST_IMAGES} of each")
     if value in (0.0, 1.0):
-        pairs = min(sum(min(len(v), len(w)) for v, w in pair) for pair in repeats)
+        pairs = min(sum(min(half.units) for half in pair) for pair in repeats)
         bound = float(0.025 ** (1 / pairs))
         return Interval(value, bound, 1.0) if value else Interval(value, 0.0, 1 - bound)
-    error = float(np.mean([_variance(pair, 0) / m + _variance(pair, 1) / n for pair in repeats])) ** 0.5
+    error = float(np.mean([_variance(pair, 0) + _variance(pair, 1) for pair in repeats])) ** 0.5
     if error == 0:
         return Interval(value, *newcombe(value, m, n))
     spread = float(stdtrit(min(m, n) - 2, 0.975)) * error / (value * (1 - value))
@@ -65,13 +67,26 @@ def cross_fitted_auc(halves):
     return Interval(value, low, high)
 
 
-def _placements(scores, is_member):
-    """(V, W) of one half: float64 (m',), (n',)."""
-    values, members = one_vector(scores, is_member)
-    ranks, a, b = midranks(values), values[members], values[~members]
-    return (ranks[members] - midranks(a)) / len(b), 1 - (ranks[~members] - midranks(b)) / len(a)
+@dataclass(frozen=True)
+class _Placements:
+    """Of one half: values (V float64 (m',), W (n',)), their cluster labels or None twice, and how many units each side holds."""
+
+    values: tuple
+    clusters: tuple
+    units: tuple
+
+    @classmethod
+    def of(cls, scores, is_member, clusters=None):
+        values, members = one_vector(scores, is_member)
+        ranks, a, b = midranks(values), values[members], values[~members]
+        of_a, of_b, m, n = units(members, clusters)
+        return cls(((ranks[members] - midranks(a)) / len(b), 1 - (ranks[~members] - midranks(b)) / len(a)), (of_a, of_b), (m, n))
 
 
 def _variance(pair, side):
-    """Variance of the V (side 0) or W (side 1) of both halves together."""
-    return float(np.concatenate([half[side] for half in pair]).var(ddof=1))
+    """Variance of the mean of the V (side 0) or W (side 1) of both halves together."""
+    values = np.concatenate([half.values[side] for half in pair])
+    if all(half.clusters[side] is None for half in pair):
+        return variance_of_mean(values)[0]
+    own = [np.arange(len(half.values[side])) if half.clusters[side] is None else half.clusters[side] for half in pair]
+    return variance_of_mean(values, np.concatenate([2 * labels + k for k, labels in enumerate(own)]))[0]

@@ -40,7 +40,7 @@ class Evaluation:
         }
 
 
-def evaluate(scores, is_member, half=None):
+def evaluate(scores, is_member, half=None, clusters=None):
     """AUC and TPR at 10, 1 and 0.1 % FPR, each with its 95 % interval, from the evaluation rows.
 
     Args:
@@ -48,6 +48,7 @@ def evaluate(scores, is_member, half=None):
         is_member: (N,) bool.
         half: (N,) of "calibration" and "evaluation", the column `half` of scores.csv; None = every row is evaluation. The intervals hold only if the evaluation rows
             played no part in choosing the attack or its settings.
+        clusters: (N,) labels of near duplicates, the column `cluster` of images.csv; the AUC's interval then counts whole clusters. None = each image stands alone.
     Returns: Evaluation.
     Raises: AttackError: scores of another length, or not finite; ImageSetError: one class only, or other words in `half`.
     """
@@ -56,6 +57,8 @@ def evaluate(scores, is_member, half=None):
         names = np.asarray(half)
         if names.shape != members.shape or not np.isin(names, HALVES).all():
             raise ImageSetError(f"half has shape {names.shape} for {len(members)} images, or other words. Expected calibration or evaluation per image.")
-        values, members = one_vector(values[names == "evaluation"], members[names == "evaluation"])
+        inside = names == "evaluation"
+        values, members = one_vector(values[inside], members[inside])
+        clusters = None if clusters is None else np.asarray(clusters)[inside]
     count = int(members.sum())
-    return Evaluation(auc_interval(values, members), fast_roc(values, members).area, tuple(tpr_points(values, members)), count, len(members) - count)
+    return Evaluation(auc_interval(values, members, clusters), fast_roc(values, members).area, tuple(tpr_points(values, members)), count, len(members) - count)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from audit.errors import AttackError, ImageSetError
+from audit.stats.auc import units, variance_of_mean
 from audit.stats.scores import checked_members, one_vector
 from audit.stats.streams import stream
 
@@ -82,14 +83,16 @@ def welch(mean_a, var_a, m, mean_b, var_b, n):
     return t, df, np.where(spread, stdtr(df, -t), 1.0)
 
 
-def set_level(scores, is_member, calibration, seed):
+def set_level(scores, is_member, calibration, seed, clusters=None):
     """One-sided Welch test of the combined score on all evaluation images, and how few images would have done.
+
+    With clusters the variance of each mean adds up whole clusters and the sizes count them (audit.stats.auc.variance_of_mean); the curve draws images one by one.
 
     The curve: 200 times, the evaluation images of each class are put in random order and the test is run on the first 5, 7, 10, … a side, up to the smaller
     class. Near that end the subsamples are almost the same images, so their p-values say little about another sample.
 
     Args: scores: {attack: (N,) finite}, HIGHER = MORE MEMBER-LIKE; is_member: (N,) bool; calibration: (N,) bool, True = calibration half; seed: the run's,
-        stream "set_level".
+        stream "set_level"; clusters: (N,) labels of images that belong together, within one class, or None.
     Returns: SetLevel.
     Raises: AttackError, ImageSetError.
     Source: CDI (Dubiński et al. 2025).  Differs from source: no trained combination, whose p is too small in 8-10 % of audits; the direction is declared.
@@ -102,8 +105,11 @@ def set_level(scores, is_member, calibration, seed):
     a, b = score[evaluation & members], score[evaluation & ~members]
     if min(len(a), len(b)) < 2:
         return SetLevel(None, None, None, (), None, f"{len(a)} members and {len(b)} non-members are in the evaluation half; needs 2 of each")
-    (mean_a, var_a), (mean_b, var_b) = (_running(part, np.array([len(part)])) for part in (a, b))
-    (t,), (df,), (p,) = welch(mean_a, var_a, len(a), mean_b, var_b, len(b))
+    of_a, of_b, m, n = units(members[evaluation], None if clusters is None else np.asarray(clusters)[evaluation])
+    if min(m, n) < 2:
+        return SetLevel(None, None, None, (), None, f"{m} members and {n} non-members without near duplicates are in the evaluation half; needs 2 of each")
+    spread = [variance_of_mean(part, labels)[0] * count for part, labels, count in ((a, of_a, m), (b, of_b, n))]
+    t, df, p = welch(a.mean(), spread[0], m, b.mean(), spread[1], n)
     if np.isnan(t):
         return SetLevel(None, None, None, (), None, "all members score alike and all non-members score alike: there is no spread to compare with")
     curve = _curve(a, b, stream(seed, "set_level"))

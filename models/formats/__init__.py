@@ -3,15 +3,19 @@
 A format is a class with
 
     name                              its registry name; `words`: one line for people
-    recognise(path) -> bool           cheap: names of files only
-    inspect(path) -> CheckpointInfo   no tensor is read
-    load(path) -> Denoiser            on the CPU, float32, evaluation mode
+    recognise(path) -> bool                        cheap: names of files, or names and shapes of tensors
+    inspect(path, **overrides) -> CheckpointInfo   no tensor is read
+    load(path, **overrides) -> Denoiser            on the CPU, float32, evaluation mode
+
+and, where it takes settings that files do not say, `takes` (models/overrides.py:Takes) and `recipes` (names). Without `takes` it is called without overrides.
 """
 
 import importlib
 
 FORMATS = {
     "diffusers": "models.formats.diffusers_folder:DiffusersFolder",
+    "openai": "models.formats.openai:OpenAI",
+    "pytorch_ddpm": "models.formats.pytorch_ddpm:PytorchDDPM",
 }
 
 

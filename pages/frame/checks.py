@@ -21,9 +21,9 @@ RESTS_ON = {  # part of a result: the choices that it depends on
     "images": ("checkpoint", "members", "nonmembers"),
     "provenance": ("checkpoint", "members", "nonmembers", "manifest"),
     "self_test": ("checkpoint", "members", "nonmembers"),
-    "price": ("checkpoint", "members", "nonmembers", "preset"),
+    "price": ("checkpoint", "members", "nonmembers", "preset", "attacks"),
 }
-DECIDING = (*RESTS_ON["price"], "manifest")  # all attacks of today read the one loss grid: choosing among them changes no answer
+DECIDING = (*RESTS_ON["price"], "manifest")
 
 
 def payload(choices, preset, attacks):

@@ -1,10 +1,11 @@
-"""Every registered attack: direction, no signal, order, window, card. A new attack is tested the day it is registered."""
+"""Every registered attack's card, and the attacks on one loss table: direction, no signal, order, window. A new attack is tested the day it is registered."""
 
 import numpy as np
 import pytest
 
-from audit.attacks import ATTACKS, check_settings, choose
+from audit.attacks import ATTACKS, check_settings, choose, within_budget
 from audit.attacks.base import THREAT_MODELS
+from audit.attacks.windowed import WindowedAttack
 from audit.errors import RequestError
 from audit.presets import grid
 from audit.stats.auc import auc
@@ -15,6 +16,7 @@ from tests.synthetic import loss_tables
 N, T = 160, grid(20, 1000)
 IS_MEMBER = np.arange(N) < N // 2
 EVERYONE = np.ones(N, bool)
+WINDOWED = [name for name in ATTACKS if isinstance(ATTACKS[name], WindowedAttack)]  # on synthetic losses; the others on toy models: test_query.py
 
 
 def stored(folder, arrays):
@@ -35,7 +37,7 @@ def test_card_is_complete(name):
     assert all(s.choices or (s.low is not None and s.high is not None) for s in card.settings)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_members_with_lower_loss_score_higher(name, leaky):
     attack = ATTACKS[name]
     trial = sweep(attack, leaky, [Jury(EVERYONE, IS_MEMBER)])
@@ -46,7 +48,7 @@ def test_members_with_lower_loss_score_higher(name, leaky):
     assert auc(scores, ~IS_MEMBER) == pytest.approx(1 - auc(scores, IS_MEMBER), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_no_signal_gives_chance(name, tmp_path):
     attack, aucs = ATTACKS[name], []
     for seed in range(20):
@@ -57,7 +59,7 @@ def test_no_signal_gives_chance(name, tmp_path):
     assert abs(np.mean(aucs) - 0.5) < 3 * standard_error
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_order_of_images_does_not_matter(name, leaky, tmp_path):
     attack, order = ATTACKS[name], np.random.default_rng(1).permutation(N)
     arrays = {k: v[:, order] for k, v in loss_tables(IS_MEMBER, T, 2, 3.0, 0).items()}
@@ -65,7 +67,7 @@ def test_order_of_images_does_not_matter(name, leaky, tmp_path):
     np.testing.assert_allclose(attack.score(stored(tmp_path, arrays), window), attack.score(leaky, window)[order], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_values_outside_the_window_do_not_matter(name, leaky, tmp_path):
     attack = ATTACKS[name]
     window = next(c for c in attack.candidates(leaky, {"statistic": "median"}) if c.truncate_by == "time" and c.keep_until < 500)
@@ -76,7 +78,7 @@ def test_values_outside_the_window_do_not_matter(name, leaky, tmp_path):
     np.testing.assert_allclose(attack.score(stored(tmp_path, arrays), window), attack.score(leaky, window), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_every_setting_changes_the_score(name, leaky):
     attack = ATTACKS[name]
     wide = {"keep_from": int(T[1]), "keep_until": int(T[-1])}
@@ -93,7 +95,7 @@ def test_every_setting_changes_the_score(name, leaky):
     assert not np.allclose(*by_value)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_one_draw_is_what_was_measured_in_that_draw(name, leaky):
     attack = ATTACKS[name]
     window = attack.candidates(leaky, {"statistic": "mean", "truncate_by": "time"})[0]
@@ -101,7 +103,7 @@ def test_one_draw_is_what_was_measured_in_that_draw(name, leaky):
     np.testing.assert_allclose(mean, attack.score(leaky, window), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", WINDOWED)
 def test_calls_follow_the_window(name, leaky):
     attack = ATTACKS[name]
     one = attack.candidates(leaky, {"keep_from": int(T[3]), "keep_until": int(T[3])})[0]
@@ -117,3 +119,21 @@ def test_unknown_names_and_values_are_refused():
     with pytest.raises(RequestError, match="keep_share is 2"):
         check_settings({"loss_eps": {"keep_share": 2}})
     assert choose(("all",)) == tuple(ATTACKS) == choose(())
+
+
+def test_the_cheapest_attacks_fit_the_budget_and_a_shared_probe_is_paid_once():
+    names, calls = ("loss_eps", "naive_loss", "dime_m", "pia", "secmi", "dime", "pfami"), {"noised": 0, "pia": 5, "secmi": 12, "dime": 44, "pfami": 40}
+    assert within_budget(names, calls, 40, None) == (names, {})
+    chosen, skipped = within_budget(names, calls, 40, 1)
+    assert chosen == ("loss_eps", "naive_loss", "pia", "secmi") and set(skipped) == {"dime", "dime_m", "pfami"}
+    assert within_budget(names, calls, 40, 2)[1] == dict.fromkeys(("dime_m", "dime"), skipped["dime"])
+    assert within_budget(names, calls, 40, 3) == (names, {})  # 101 of 120, with the probe of both DIMEs once
+    assert within_budget(names, calls, 40, 0)[0] == ("loss_eps", "naive_loss")
+    assert within_budget(("dime",), calls, 44, 1) == (("dime",), {})
+
+
+def test_the_budget_that_a_skipped_attack_names_has_room_for_it_and_no_smaller_one_has():
+    calls, grid_calls = {"noised": 0, "gray_free": 7, "pia": 5, "pian": 5, "sima": 8, "secmi": 12, "pfami": 40, "dime": 44}, 5
+    for name, reason in within_budget(tuple(ATTACKS), calls, grid_calls, 2)[1].items():
+        enough = int(reason.split("--budget ")[1].split()[0])
+        assert [name in within_budget(tuple(ATTACKS), calls, grid_calls, budget)[0] for budget in (enough - 1, enough)] == [False, True], name

@@ -4,17 +4,31 @@ import numpy as np
 import pytest
 import torch
 
-from audit.engine import MeasurePlan, calls_per_image, measure_block
+from audit.engine import MeasurePlan, calls_per_image, measure_block, model_calls, own_grids
+from audit.errors import RequestError
 from audit.probes import PROBES, measure
-from audit.probes.base import Rows
+from audit.probes.base import ROWS, Rows
+from models.schedule import betas_for
 from tests.engine.common import SHAPE, denoiser, images, noise
 
-STEPS = (0, 3, 4, 11, 19)
+STEPS = (0, 3, 4, 11, 18)  # below the last: SecMI steps up once more
 pytestmark = pytest.mark.parametrize("name", list(PROBES))
 
 
 def run(name, x0=None, steps=STEPS, **changes):
     return measure(denoiser(), images(7) if x0 is None else x0, steps, probe=name, **changes)
+
+
+def takes_noise(name):
+    return PROBES[name].DRAWS != 0
+
+
+def rows_of(name, dtype, count=5):
+    """A batch as the engine would make it, with noise of its own."""
+    probe, t = PROBES[name], torch.tensor(STEPS)
+    lead = {"draw": (count,), "timestep": (count, 3), "image": (2, probe.NOISES_PER_DRAW)}[probe.ROW]
+    eps = torch.randn((*lead, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype) if takes_noise(name) else None
+    return Rows(images(count, dtype=dtype), eps, t)
 
 
 def same(a, b, **tolerance):
@@ -23,7 +37,7 @@ def same(a, b, **tolerance):
 
 def test_it_names_itself_and_its_version(name):
     probe = PROBES[name]
-    assert probe.name == name and isinstance(probe.VERSION, int) and probe.VERSION >= 1 and probe.CALLS_PER_ROW >= 1
+    assert probe.name == name and isinstance(probe.VERSION, int) and probe.VERSION >= 1 and probe.ROW in ROWS
     others = [table for other in PROBES if other != name for table in PROBES[other].TABLES]
     assert len(set(probe.TABLES)) == len(probe.TABLES) > 0 and not set(probe.TABLES) & set(others)
 
@@ -38,15 +52,18 @@ def test_results_repeat_to_the_bit(name):
     assert same(run(name, draws=2), run(name, draws=2))
 
 
-def test_the_seed_matters(name):
+def test_the_seed_matters_where_noise_is_drawn(name):
     first, other = run(name), run(name, seed=1)
-    assert all(not np.array_equal(first[k], other[k]) for k in first)
+    assert all(np.array_equal(first[k], other[k]) != takes_noise(name) for k in first)
 
 
 def test_draws_matter_and_are_averaged(name):
     plan = MeasurePlan(STEPS, 3, probes=(name,))
     each, mean = measure_block(denoiser(), images(7), plan), run(name, draws=3)
     for table, values in each.items():
+        if not takes_noise(name):
+            assert values.shape == (1, 7, len(STEPS)) and np.array_equal(values[0], mean[table])
+            continue
         assert values.shape == (3, 7, len(STEPS)) and not np.array_equal(values[0], values[1])
         assert mean[table] == pytest.approx(values.mean(axis=0, dtype=np.float64), rel=1e-6)
     assert same({k: v[0] for k, v in each.items()}, run(name, draws=1), rtol=1e-5)
@@ -66,10 +83,14 @@ def test_equal_images_have_equal_numbers(name):
     x0 = images(7)
     x0[4] = x0[2]
     got = run(name, x0, batch_size=3)
-    assert all(np.allclose(v[4], v[2], rtol=1e-5) and not np.allclose(v[4], v[3], rtol=1e-2) for v in got.values())
+    assert all(np.allclose(v[4], v[2], rtol=1e-5) and not np.allclose(v[4], v[3], rtol=1e-4) for v in got.values())
 
 
 def test_given_noise_replaces_the_bank(name):
+    if not takes_noise(name) or PROBES[name].ROW == "image":
+        with pytest.raises(RequestError, match=f"the probe {name} takes none"):
+            run(name, noise=noise(1, len(STEPS)))
+        return
     shared = noise(2, len(STEPS))
     first, repeated = run(name, noise=shared), run(name, noise=np.repeat(shared[:, :, None], 7, axis=2), seed=99)
     assert same(first, repeated, rtol=1e-5) and not same(first, run(name, draws=2), rtol=1e-5)
@@ -80,24 +101,43 @@ def test_given_noise_replaces_the_bank(name):
 
 def test_the_network_is_called_as_often_as_it_says_in_evaluation_of_no_gradient(name):
     model = denoiser()
-    measure(model, images(7), STEPS, probe=name, draws=2)
-    assert model.network.calls == 7 * calls_per_image(MeasurePlan(STEPS, 2, probes=(name,)), model)
+    plan, told = MeasurePlan(STEPS, 2, probes=(name,)), []
+    measure_block(model, images(7), plan, on_calls=told.append)
+    asked = PROBES[name].copy_of(model) if name == "untrained" else model  # its network is a copy
+    assert 7 * len(STEPS) <= asked.network.calls == model_calls(plan, 7, model) and sum(told) == 7 * calls_per_image(plan, model)
+
+
+def test_its_own_timesteps_lie_in_the_schedule_and_can_be_measured(name):
+    for length in (2, 7, 50, 250, 1000, 4000):
+        model = denoiser(betas=betas_for({"num_train_timesteps": length, "beta_start": 0.1 / length, "beta_end": min(0.5, 20 / length)}))
+        for _, timesteps, draws in own_grids((name,), model.schedule, 3):
+            assert list(timesteps) == sorted(set(timesteps)) and timesteps[0] >= 0 and timesteps[-1] < length and draws >= 1
+            assert PROBES[name].defined(model, timesteps).all()
+
+
+@pytest.mark.parametrize(("prediction_type", "pixel_space"), [("v_prediction", True), ("sample", True), ("epsilon", False)])
+def test_other_models_have_numbers_too(name, prediction_type, pixel_space):
+    """v and sample models are asked for the same eps_hat; of latents only what needs a picture is missing."""
+    model, plan = denoiser(prediction_type, pixel_space=pixel_space), MeasurePlan((2, 11), 1, probes=(name,))
+    got, defined = measure_block(model, images(3), plan), PROBES[name].defined(model, plan.timesteps)
+    assert all((np.isfinite(values) == defined[k]).all() for k, values in enumerate(got.values()))
+    assert defined.all() or (not pixel_space and name in ("noised", "pfami"))
 
 
 def test_rows_are_computed_in_the_precision_of_the_images(name):
     """float64 in, float64 through: toys check formulas to 1e-20 this way."""
-    eps, t = torch.randn((5, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.tensor(STEPS)
-    exact = PROBES[name].rows(denoiser(), Rows(images(5, dtype=torch.float64), eps, t), True)
-    single = PROBES[name].rows(denoiser(), Rows(images(5), eps.float(), t), True)
-    assert exact.dtype == single.dtype == torch.float64 and exact.shape == (len(PROBES[name].TABLES), 5)
-    assert not torch.equal(exact, single) and torch.allclose(exact, single, rtol=1e-4)
+    exact, single = (PROBES[name].rows(denoiser(), rows_of(name, dtype), True) for dtype in (torch.float64, torch.float32))
+    shape = {"draw": (5,), "timestep": (5, 3 if takes_noise(name) else 1), "image": (5, len(STEPS), 2 if takes_noise(name) else 1)}[PROBES[name].ROW]
+    assert exact.dtype == single.dtype == torch.float64 and exact.shape == (len(PROBES[name].TABLES), *shape)
+    assert not torch.equal(exact, single) and torch.allclose(exact, single, rtol=1e-4, atol=1e-5)
 
 
 def test_it_writes_to_none_of_its_inputs(name):
-    x0, eps, t = images(5), torch.randn((5, *SHAPE)), torch.tensor(STEPS)
-    kept = x0.clone(), eps.clone(), t.clone()
-    PROBES[name].rows(denoiser(), Rows(x0, eps, t), True)
-    assert all(torch.equal(a, b) for a, b in zip(kept, (x0, eps, t), strict=True))
+    rows = rows_of(name, torch.float32)
+    given = [value for value in (rows.x0, rows.eps, rows.t) if value is not None]
+    kept = [value.clone() for value in given]
+    PROBES[name].rows(denoiser(), rows, True)
+    assert all(torch.equal(a, b) for a, b in zip(kept, given, strict=True))
 
 
 def test_random_state_outside_is_left_alone(name):

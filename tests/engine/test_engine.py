@@ -73,7 +73,7 @@ def test_a_plan_travels_between_processes():
 
 def test_the_price_in_calls_is_known_before():
     plan, model = MeasurePlan(range(10), 4), denoiser(betas=np.append(np.full(9, 0.1), 1.0))
-    assert calls_per_image(plan) == 40 and calls_per_image(plan, model) == 36 and model_calls(plan, 7, model) == 252
+    assert calls_per_image(plan, denoiser(steps=10)) == 40 and calls_per_image(plan, model) == 36 and model_calls(plan, 7, model) == 252
     told = []
     measure_block(model, images(7), plan, on_calls=told.append)
     assert sum(told) == model.network.calls == 252

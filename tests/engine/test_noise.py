@@ -40,6 +40,7 @@ def test_torchs_own_random_state_is_neither_used_nor_changed():
     assert torch.equal(make().eps(0, 0), first)
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same():
     code = "from audit.noise import NoiseBank; print(NoiseBank(7, 'noised', (3, 8, 8), 4).eps(5, 2).double().sum().item().hex())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

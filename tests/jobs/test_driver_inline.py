@@ -16,7 +16,9 @@ from audit.jobs import launch, steps, submit, tasks, ticket
 from audit.jobs.cluster import EngineLost, Engines, Inline, TaskKilled
 from audit.jobs.driver import Driver
 from audit.jobs.store import MAX_ATTEMPTS, Store
+from audit.measured import read_measured
 from audit.tables import Tables
+from models.base import Denoiser
 
 CHECK = dict.fromkeys(submit.CHECK_FIELDS) | {"preset": "quick", "device": "cpu", "seed": 0, "precision": "fp32", "attacks": []}
 
@@ -65,7 +67,8 @@ def fail_in(monkeypatch, name, error, after=0):
 def test_a_whole_audit(home, request_for):
     job = run(home, request_for())
     assert (job.state, job.error, job.phase, job.attempts) == ("done", "", "Done", 1)
-    assert (job.done_images, job.total_images, job.done_shards, job.total_shards, job.done_calls, job.total_calls) == (48, 48, 12, 12, 240, 240)
+    calls = 48 * (5 + 5)  # the grid, and PIA: a budget of one grid
+    assert (job.done_images, job.total_images, job.done_shards, job.total_shards, job.done_calls, job.total_calls) == (48, 48, 12, 12, calls, calls)
     folder = Path(job.folder)
     assert folder == home.runs / job.id
     names = {p.name for p in folder.iterdir()}
@@ -75,7 +78,7 @@ def test_a_whole_audit(home, request_for):
     }  # fmt: skip
     made = json.loads((folder / "measurement.json").read_text())
     assert made["run"] == {"id": job.id, "name": "tiny", "created": made["run"]["created"]} and made["run"]["created"].endswith("Z")
-    assert made["measurement"]["model_calls"] == 240 and made["measurement"]["batch_size"] == 16 and made["self_test"]["passed"]
+    assert made["measurement"]["model_calls"] == 480 and made["measurement"]["batch_size"] == 16 and made["self_test"]["passed"]
     assert len(made["schedule"]["alphas_cumprod"]) == 200 and made["cost"]["throughput"] > 0 and made["cost"]["device"].startswith("CPU, ")
     report = json.loads((folder / "report.json").read_text())
     assert job.result["level"] == report["verdict"]["level"] and job.result["sha256"] == report["checkpoint"]["sha256"] and job.result["members"] == 24
@@ -83,6 +86,53 @@ def test_a_whole_audit(home, request_for):
     assert not list(home.tmp.iterdir())
 
 
+def test_each_probe_runs_once_however_many_attacks_read_it_and_its_calls_are_those_that_were_made(home, request_for, monkeypatch):
+    """dime and dime_m share one probe, naive_loss and loss_x0 another."""
+    attacks, made, real, predict = ("loss_x0", "naive_loss", "pia", "secmi", "dime", "dime_m", "pfami", "gray_free"), [], tasks.measure, Denoiser.predict
+
+    def counted(*args):
+        monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
+        outcome = real(*args)
+        monkeypatch.setattr(Denoiser, "predict", predict)
+        return outcome
+
+    monkeypatch.setattr(tasks, "measure", counted)
+    job = run(home, request_for(attacks=attacks, draws=2))
+    report = json.loads((Path(job.folder) / "report.json").read_text())
+    per_image = 5 * 2 + (4 + 1) + 12 + 4 * 11 + 10 * 2 * 2  # noised, pia, secmi, dime, pfami
+    once = 2 * 32 * 20  # free generations
+    measured = report["measurement"]
+    assert measured["probes"] == ["noised", "pia", "secmi", "dime", "pfami", "gray_free"] and measured["skipped"] == {}
+    assert sum(made) == measured["model_calls"] == 48 * per_image + once == report["cost"]["model_calls"] == job.done_calls
+    assert {p["probe"]: (len(p["timesteps"]), p["draws"]) for p in measured["own"]} == {"pia": (4, 1), "secmi": (10, 1), "dime": (4, 10), "pfami": (10, 2), "gray_free": (20, 2)}
+    assert {a["name"]: a["status"] for a in report["attacks"]} == dict.fromkeys(attacks, "done")
+
+
+def test_a_thorough_audit_asks_an_untrained_network_for_the_blind_baseline(home, request_for):
+    job = run(home, request_for(preset="thorough", attacks=("loss_x0",)))
+    report, run_folder = json.loads((Path(job.folder) / "report.json").read_text()), Path(job.folder)
+    assert report["measurement"]["probes"] == ["noised", "untrained"] and report["measurement"]["model_calls_per_image"] == 5 + 8
+    names = [f["name"] for f in report["blind_baseline"]["features"]]
+    assert not any("untrained" in name for name in names), "the list names single features; these are read together"
+    measured = read_measured(run_folder)
+    assert len(measured.blind_features.names) == len(measured.features.names) + 8 and measured.blind_features.names[-1] == "untrained loss at t = 180"
+    assert [a["name"] for a in report["attacks"]] == ["loss_x0"] and job.state == "done"
+
+
+def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_for):
+    job = run(home, request_for(budget=3))
+    report = json.loads((Path(job.folder) / "report.json").read_text())
+    measured = report["measurement"]
+    assert measured["probes"] == ["noised", "pia", "pian"] and measured["model_calls_per_image"] == 15  # the grid has 5 calls; sima's 8 do not fit
+    assert set(measured["skipped"]) == {"gray_free", "secmi", "sima", "dime", "dime_m", "pfami"}
+    assert measured["skipped"]["sima"] == "over the budget: 8 more model calls per image; --budget 5 has room for it"  # free generations, 7, come before it
+    assert {a["name"]: a["reason"] for a in report["attacks"] if a["status"] != "done"} == measured["skipped"]
+    assert {a["status"] for a in report["attacks"]} == {"done", "skipped"}
+    failed = run(home, request_for(attacks=("dime",), budget=1))
+    assert failed.state == "failed" and failed.error.startswith("--budget 1 has room for none of the attacks asked for: over the budget")
+
+
+@pytest.mark.slow
 def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, tmp_path):
     one = run(home, request_for())
     other = run(type(home)(**{**vars(home), "shard_images": 48}), request_for(), out=tmp_path / "other")
@@ -91,6 +141,7 @@ def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, t
         np.testing.assert_allclose(a[name].values, b[name].values, rtol=1e-5, atol=1e-6)  # across batch compositions float32 sums differ in the last digits
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_to_equal_bytes(home, request_for, monkeypatch, tmp_path):
     whole = run(home, request_for(), out=tmp_path / "whole")
     calls = fail_in(monkeypatch, "measure", RuntimeError("device on fire"), after=5)
@@ -180,6 +231,7 @@ def test_an_untrained_checkpoint_is_refused_before_device_time(home, request_for
     assert job.state == "failed" and "does not denoise" in job.error and not calls and job.done_calls == 0
 
 
+@pytest.mark.slow
 def test_a_zip_checkpoint_is_unpacked_once(home, request_for, tmp_path, pair):
     made = shutil.make_archive(str(tmp_path / "model"), "zip", pair["checkpoint"])
     first = run(home, request_for(checkpoint=made))
@@ -204,6 +256,7 @@ def test_inputs_that_change_meanwhile_fail_the_job(home, request_for, tmp_path, 
     assert not (Path(job.folder) / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_changed_images_never_meet_old_shards(home, request_for, tmp_path, pair, monkeypatch):
     members = Path(shutil.copytree(pair["members"], tmp_path / "members"))
     fail_in(monkeypatch, "measure", RuntimeError("stop"), after=5)
@@ -394,8 +447,8 @@ def test_a_check_answers_everything(home, pair):
     assert (result["images"]["members"], result["images"]["nonmembers"], result["images"]["shape"]) == (24, 24, [1, 8, 8])
     assert result["self_test"]["passed"] and set(result["self_test"]) >= {"passed", "error", "baseline", "per_t", "hint"}
     price = result["price"]
-    assert price["model_calls"] == 48 * 40 == 48 * price["calls_per_image"] and price["low"] < price["seconds"] < price["high"]
-    assert price["seconds"] == pytest.approx(price["seconds_per_call"] * 1920) and price["disk_bytes"] > 0
+    assert price["model_calls"] == 48 * 70 + 1280 and price["calls_per_image"] == 70 and price["low"] < price["seconds"] < price["high"]
+    assert price["seconds"] == pytest.approx(price["seconds_per_call"] * 4640) and price["disk_bytes"] > 0
     assert not list(home.tmp.iterdir())
 
 
@@ -418,7 +471,7 @@ def test_a_check_of_sets_too_large_to_read_counts_them(home, pair, monkeypatch):
     monkeypatch.setattr(check_module, "IMAGES_S", -1)
     result = check(home, **pair).result
     assert (result["images"]["members"], result["images"]["nonmembers"], result["images"]["complete"]) == (24, 24, False)
-    assert result["self_test"]["passed"] and result["price"]["model_calls"] == 1920
+    assert result["self_test"]["passed"] and result["price"]["model_calls"] == 4640
 
 
 # ---------------------------------------------------------------------- tickets and launching

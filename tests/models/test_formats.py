@@ -265,6 +265,7 @@ def test_unknown_overrides_are_refused(tmp_path):
         open_checkpoint(tmp_path, beta_start=0.1)
 
 
+@pytest.mark.slow
 def test_opening_writes_nothing_to_stderr_and_fetches_nothing(tmp_path):
     tiny.save(tmp_path)
     tiny.edit(tmp_path / "unet" / "config.json", an_unknown_key=3)
@@ -323,6 +324,7 @@ def trained_models(tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_a_trained_network_gets_through_the_self_test_and_a_misread_one_is_told_how_to_read_it(trained_models, kind, tmp_path):
     unseen = blobs(32, seed=9)

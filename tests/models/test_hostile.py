@@ -374,6 +374,7 @@ def test_a_configuration_file_of_many_megabytes_is_not_parsed(folder):
     refused(open_checkpoint, folder, match="unet/config.json has 4 MB")
 
 
+@pytest.mark.slow
 def test_a_huge_network_is_refused_without_its_memory(folder):
     """16,000 channels pass the sanity limits; built for real they would take 100 GB. The address space is limited to prove that nothing is taken."""
     tiny.edit(folder / "unet" / "config.json", block_out_channels=[16_000, 16_000], norm_num_groups=4, layers_per_block=8)

@@ -64,7 +64,7 @@ def test_another_seed_or_other_images_give_other_weights(tmp_path):
     assert not torch.equal(first, weights(train(TrainSettings(steps=2, **TINY), images(seed=1), tmp_path / "d"))["conv_in.weight"])
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow), pytest.param("sample", marks=pytest.mark.slow)])
 def test_the_loss_falls_for_every_prediction_type(tmp_path, kind):
     one = np.zeros((4, 8, 8, 1), np.uint8)
     one[:, 2:6, 2:6] = 255

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from audit.jobs import launch
 from audit.jobs.store import Store
 from pages.frame import menu, uploads
-from tests.evidence_home import home, open_page, run_folders  # noqa: F401
+from tests.evidence_home import open_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [line.stem for line in menu.MENU]
@@ -71,14 +71,14 @@ def links(at):
 # --- menu -------------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_menu_lists_the_pages_that_exist(home):  # noqa: F811
+def test_the_menu_lists_the_pages_that_exist(home):
     at = open_page("verdict", run="clear")
-    assert list(links(at)) == ["Verdict", "New audit", "Runs", "ROC", "Loss trajectories", "Truncation", "Images", "Report"]
+    assert list(links(at)) == ["Verdict", "New audit", "Runs", "ROC", "Loss trajectories", "Truncation", "Images", "Which attack?", "Report"]
     assert {p.stem for p in (ROOT / "pages").glob("*.py")} == set(PAGES)
-    assert [c.value for c in at.sidebar.caption][:3] == ["Audit", "Evidence", "Share"]
+    assert [c.value for c in at.sidebar.caption][:4] == ["Audit", "Evidence", "Compare", "Share"]
 
 
-def test_every_link_of_the_menu_keeps_the_run(home):  # noqa: F811
+def test_every_link_of_the_menu_keeps_the_run(home):
     assert set(links(open_page("roc", run="few")).values()) == {"run=few"}
 
 
@@ -90,14 +90,14 @@ def test_every_link_of_the_menu_keeps_the_run(home):  # noqa: F811
         (launch.WorkerStatus(False, "", 0, 2, ""), ":material/warning: Worker not running"),
     ],
 )
-def test_the_worker_is_named_under_the_menu(home, monkeypatch, status, line):  # noqa: F811
+def test_the_worker_is_named_under_the_menu(home, monkeypatch, status, line):
     monkeypatch.setattr(launch, "worker_status", lambda config: status)
     at = open_page("verdict", run="clear")
     assert line in [c.value for c in at.sidebar.caption]
     assert ("Waiting 2" in links(at)) == (status.waiting == 2)
 
 
-def test_running_and_waiting_lead_to_runs(home, monkeypatch):  # noqa: F811
+def test_running_and_waiting_lead_to_runs(home, monkeypatch):
     monkeypatch.setattr(launch, "worker_status", lambda config: launch.WorkerStatus(True, "CPU", 1, 2, ""))
     assert "Running 1, waiting 2" in links(open_page("verdict", run="clear"))
 
@@ -125,7 +125,7 @@ def test_a_page_inside_app_runs_on(monkeypatch):
 
 
 @pytest.mark.parametrize("stem", PAGES)
-def test_nobody_sees_a_page_before_the_login_that_is_configured(home, stem):  # noqa: F811
+def test_nobody_sees_a_page_before_the_login_that_is_configured(home, stem):
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     at.secrets["auth"] = {
         "redirect_uri": "http://localhost/oauth2callback",
@@ -143,14 +143,14 @@ def test_nobody_sees_a_page_before_the_login_that_is_configured(home, stem):  # 
 # --- which run --------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_url_chooses_the_run_and_gets_it_when_it_has_none(home):  # noqa: F811
+def test_the_url_chooses_the_run_and_gets_it_when_it_has_none(home):
     assert open_page("verdict", run="few").selectbox(key="run_picker").value == "few"
     at = open_page("verdict")
     chosen = at.selectbox(key="run_picker").value
     assert chosen in ("clear", "few") and at.query_params["run"] in (chosen, [chosen])
 
 
-def test_the_picker_writes_the_url(home):  # noqa: F811
+def test_the_picker_writes_the_url(home):
     at = open_page("verdict", run="few")
     at.selectbox(key="run_picker").set_value("clear").run()
     assert at.query_params["run"] in ("clear", ["clear"])
@@ -158,7 +158,7 @@ def test_the_picker_writes_the_url(home):  # noqa: F811
     assert set(links(at).values()) == {"run=clear"}
 
 
-def test_the_newest_run_is_shown_first_and_named_with_its_time(home):  # noqa: F811
+def test_the_newest_run_is_shown_first_and_named_with_its_time(home):
     for run, created in (("clear", "2026-03-01T10:00:00Z"), ("few", "2026-04-01T10:00:00Z")):
         edit(home, run, lambda report, when=created: report["run"].update(created=when))
     at = open_page("verdict")
@@ -166,7 +166,7 @@ def test_the_newest_run_is_shown_first_and_named_with_its_time(home):  # noqa: F
     assert [option.rpartition(" · ")[0] for option in at.selectbox(key="run_picker").options] == ["few", "clear"]
 
 
-def test_an_unknown_run_says_so_and_shows_the_newest(home):  # noqa: F811
+def test_an_unknown_run_says_so_and_shows_the_newest(home):
     at = open_page("roc", run="xyz<b>")
     assert 'There is no run "xyz<b>" here. Showing the newest one.' in texts(at)
     assert at.selectbox(key="run_picker").value in ("clear", "few")
@@ -181,7 +181,7 @@ def edit(home_, run, change):
     os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000))
 
 
-def test_a_changed_report_is_read_again(home):  # noqa: F811
+def test_a_changed_report_is_read_again(home):
     before = [m.value for m in open_page("verdict", run="clear").metric]
     edit(home, "clear", lambda report: report["controls"][0].update(auc=0.123))
     after = [m.value for m in open_page("verdict", run="clear").metric]
@@ -189,7 +189,7 @@ def test_a_changed_report_is_read_again(home):  # noqa: F811
 
 
 @pytest.mark.parametrize("stem", EVIDENCE)
-def test_a_name_from_outside_is_text_on_every_page(home, stem):  # noqa: F811
+def test_a_name_from_outside_is_text_on_every_page(home, stem):
     edit(home, "clear", lambda report: report["run"].update(name=HOSTILE))
     edit(home, "clear", lambda report: report["queries"]["left_out"].append({"path": HOSTILE, "set": "members", "reason": HOSTILE}))
     at = open_page(stem, run="clear")
@@ -257,7 +257,7 @@ def test_cancelled(a_job):
     assert texts(open_page("verdict", run=job.id)) == ["Cancelled at 37\u202f%. 19 of 50 shards kept."]
 
 
-def test_a_finished_audit_is_preferred_to_a_newer_one_that_runs(a_job, empty_home, run_folders):  # noqa: F811
+def test_a_finished_audit_is_preferred_to_a_newer_one_that_runs(a_job, empty_home, run_folders):
     shutil.copytree(run_folders / "few", empty_home / "runs" / "few")
     a_job("running")
     assert open_page("verdict").selectbox(key="run_picker").value == "few"
@@ -268,13 +268,13 @@ def test_a_done_audit_whose_folder_is_gone(a_job):
     assert titles(at) == ["This run cannot be read"] and "report.json is missing" in texts(at)[0]
 
 
-def test_an_old_schema_says_what_to_do(home):  # noqa: F811
+def test_an_old_schema_says_what_to_do(home):
     edit(home, "few", lambda report: report.update(schema_version=0))
     at = open_page("roc", run="few")
     assert titles(at) == ["This run cannot be read"] and "python -m audit rescore" in texts(at)[0]
 
 
-def test_damaged_json_is_an_error_on_the_page(home):  # noqa: F811
+def test_damaged_json_is_an_error_on_the_page(home):
     (home / "runs" / "few" / "report.json").write_text("{")
     at = open_page("roc", run="few")
     assert titles(at) == ["This run cannot be read"] and "few is damaged" in texts(at)[0]

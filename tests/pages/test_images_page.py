@@ -16,7 +16,7 @@ from audit import format as fmt
 from audit.demo import demo_request
 from audit.report import series
 from audit.report.run import open_run
-from tests.evidence_home import APP, control, home, open_page, run_folders, specs, trace  # noqa: F401
+from tests.evidence_home import APP, control, open_page, specs, trace
 
 HOSTILE = "<img src=x onerror=alert(1)> **b** [l](http://e.x) :red[x] $y$.png"
 
@@ -92,7 +92,7 @@ def sharp(at):
 
 
 @pytest.fixture
-def mixed(home):  # noqa: F811
+def mixed(home):
     """The run `clear` in another order, with images.csv."""
     folder = home / "runs" / "clear"
     shuffle(folder)
@@ -125,7 +125,7 @@ def test_rank_and_percentile_are_those_of_scores_csv(mixed):
         assert label == f"{rank} · " + ("top" if below == len(outsiders) - 1 else f"{share:.1f}{fmt.NARROW}%")
 
 
-def test_detail_joins_name_score_flag_and_losses_of_one_image(mixed, run_folders):  # noqa: F811
+def test_detail_joins_name_score_flag_and_losses_of_one_image(mixed, run_folders):
     original = open_run(run_folders / "clear")  # the order before
     position = np.flatnonzero(mixed.evaluation & mixed.is_member)[7]
     image_id = str(mixed.image_ids[position])
@@ -168,7 +168,7 @@ def test_images_that_chose_the_settings_are_found_but_not_judged(mixed):
     assert cards(at) == {image_id: "not judged"}
 
 
-def test_no_match_says_what_is_searched(home):  # noqa: F811
+def test_no_match_says_what_is_searched(home):
     at = open_page("images", run="clear")
     control(at, "Find", "text_input").set_value("<b>cat</b>").run()
     assert 'No image matches "<b>cat</b>". File names and hashes are searched.' in [t.value for t in at.text]
@@ -179,7 +179,7 @@ def test_no_match_says_what_is_searched(home):  # noqa: F811
     assert not cards(at) and 'No non-member matches "image-0000"; among all images 10 do.' in [t.value for t in at.text]
 
 
-def test_a_page_number_too_large_is_the_last_page(home):  # noqa: F811
+def test_a_page_number_too_large_is_the_last_page(home):
     at = page_number("13", run="clear")
     assert len(cards(at)) == 225 - 12 * 18
     control(at, "Find", "text_input").set_value("image-0000").run()
@@ -190,7 +190,7 @@ def test_a_page_number_too_large_is_the_last_page(home):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def grain(run_folders, tmp_path_factory):  # noqa: F811
+def grain(run_folders, tmp_path_factory):
     """Folder of the thumbnails of `noisy`."""
     folder = tmp_path_factory.mktemp("grain")
     (folder / "near").mkdir()
@@ -200,7 +200,7 @@ def grain(run_folders, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture
-def noisy(home, grain):  # noqa: F811
+def noisy(home, grain):
     """Thumbnails with fine grain, so that a mean over blocks changes every one; two near pairs, one picture left out."""
     folder = home / "runs" / "clear"
     run = open_run(folder)
@@ -238,7 +238,7 @@ def test_a_blurred_page_holds_no_sharp_picture(noisy, grain, layout):
     assert set(clear) <= set(on_disk)
 
 
-def test_only_the_bundled_demo_opens_sharp_and_one_run_says_nothing_about_another(noisy, home):  # noqa: F811
+def test_only_the_bundled_demo_opens_sharp_and_one_run_says_nothing_about_another(noisy, home):
     shutil.copytree(noisy.folder, home / "runs" / "demo", symlinks=True)
     bundled = {name: demo_request("leaky").to_json()[name] for name in ("members", "nonmembers")}
     for file, changed in (("request", bundled), ("report", {"run": noisy.report["run"] | {"name": "bundled"}})):
@@ -260,14 +260,14 @@ def test_near_duplicates_are_shown_in_pairs(noisy):
     assert len(pictures_of(at)) == 18 + 1 + 1 + 2, "cards, the chosen one, its neighbour, one pair"
 
 
-def test_without_near_pairs_there_is_no_such_section(home):  # noqa: F811
+def test_without_near_pairs_there_is_no_such_section(home):
     assert "Near duplicates" not in [h.value for h in open_page("images", run="few").header]
 
 
 # --- names and other runs ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_hostile_names_are_text(home):  # noqa: F811
+def test_hostile_names_are_text(home):
     folder = home / "runs" / "clear"
     with open(folder / "scores.csv", encoding="utf-8", newline="") as handle:
         head, *rows = csv.reader(handle)
@@ -278,14 +278,14 @@ def test_hostile_names_are_text(home):  # noqa: F811
     assert not any("onerror" in b.label for b in at.button)
 
 
-def test_few_images_print_no_decimals_and_an_older_run_no_conformal_p(home):  # noqa: F811
+def test_few_images_print_no_decimals_and_an_older_run_no_conformal_p(home):
     (home / "runs" / "few" / "images.csv").unlink(missing_ok=True)
     at = open_page("images", run="few", who="All")
     assert all("." not in label for label in cards(at).values())
     assert "Conformal" not in said(at)
 
 
-def test_another_run_begins_with_its_own_headline_attack(home):  # noqa: F811
+def test_another_run_begins_with_its_own_headline_attack(home):
     clear, few = (open_run(home / "runs" / name) for name in ("clear", "few"))
     other = [series.card(name)[0] for name in series.done(clear)][-1]
     at = page_number("2", run="clear", attack=other)
@@ -297,7 +297,7 @@ def test_another_run_begins_with_its_own_headline_attack(home):  # noqa: F811
     assert control(shown, "Attack", "selectbox").value == series.card(few.report["verdict"]["headline_attack"])[0]
 
 
-def test_every_picture_says_what_it_is(home):  # noqa: F811
+def test_every_picture_says_what_it_is(home):
     at = open_page("images", run="clear")
     alts = [picture.alt for element in at.get("image") for picture in element.proto.imgs]
     assert all("member" in alt and alt.endswith("blurred") for alt in alts) and len(set(alts)) >= 19

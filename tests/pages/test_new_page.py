@@ -175,6 +175,15 @@ def test_another_preset_is_priced_anew_and_the_old_price_is_gone(store):
     assert app.metric[0].value == "1 min 0 s"
 
 
+def test_another_choice_of_attacks_is_priced_anew(store):
+    app = chosen(store)
+    app.checkbox(key="new_use_dime").uncheck().run()
+    assert has(app, "Measuring on two batches …") and not app.metric
+    assert "dime" not in answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE | {"seconds": 60.0}).request["attacks"]
+    app.run()
+    assert app.metric[0].value == "1 min 0 s"
+
+
 def test_a_failed_self_test_stops_the_start(store):
     hint = "Prediction type v_prediction gives 0.04: set prediction_type in scheduler_config.json."
     app = images_step(store, self_test={"passed": False, "error": 0.97, "baseline": 0.4, "per_t": [], "hint": hint}, price=None)

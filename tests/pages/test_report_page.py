@@ -18,7 +18,7 @@ from audit.cli import main
 from audit.report import html, words
 from audit.report.run import open_run
 from pages.frame.files import npz_bytes
-from tests.evidence_home import home, open_page, run_folders, specs  # noqa: F401
+from tests.evidence_home import open_page, specs
 from tests.synthetic import synthetic_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'.png"
@@ -54,7 +54,7 @@ def downloads(at):
 
 
 @pytest.fixture(scope="module")
-def run(run_folders):  # noqa: F811
+def run(run_folders):
     return open_run(run_folders / "clear")
 
 
@@ -64,7 +64,7 @@ def document(run):
 
 
 @pytest.mark.parametrize("name", ["clear", "few"])
-def test_the_page_shows_every_section_of_the_document(home, name):  # noqa: F811
+def test_the_page_shows_every_section_of_the_document(home, name):
     opened = open_run(home / "runs" / name)
     at = open_page("report", run=name)
     bodies = [h.proto.body for h in at.get("html")]
@@ -74,7 +74,7 @@ def test_the_page_shows_every_section_of_the_document(home, name):  # noqa: F811
     assert len(specs(at)) == sum(len(part.figures) for part in html.sections(opened)) >= 3
 
 
-def test_what_can_be_downloaded(home):  # noqa: F811
+def test_what_can_be_downloaded(home):
     offered = downloads(open_page("report", run="clear"))
     assert list(offered) == ["Report, HTML", "Report, JSON", "Scores, CSV", "Loss tables, NPZ"]
     assert offered["Report, JSON"].label.endswith(fmt.size((home / "runs" / "clear" / "report.json").stat().st_size))
@@ -88,7 +88,7 @@ def gate_panel(at):
 
 
 @pytest.mark.parametrize("name", ["clear", "few"])
-def test_the_gate_panel_says_what_the_command_says(home, name, capsys):  # noqa: F811
+def test_the_gate_panel_says_what_the_command_says(home, name, capsys):
     at = open_page("report", run=name)
     command, said, rows = gate_panel(at)
     assert command.startswith("python -m audit gate DIR --max-auc 0.6 --max-tpr 0.05@0.01")
@@ -102,7 +102,7 @@ def test_the_gate_panel_says_what_the_command_says(home, name, capsys):  # noqa:
         assert " ".join(part for part in (row.words, row.needs) if part) in [t.value for t in at.text]
 
 
-def test_limits_can_be_tried_in_the_panel(home):  # noqa: F811
+def test_limits_can_be_tried_in_the_panel(home):
     at = open_page("report", run="clear")
     assert gate_panel(at)[1] == "**With these limits this run would fail (exit code 1).**"
     at.number_input(key="gate_auc").set_value(1.0)
@@ -154,7 +154,7 @@ def test_the_document_holds_the_report_s_numbers(run, document):
     assert all(version in text for version in made["versions"].values())
 
 
-def test_an_attack_that_did_not_run_stays_with_its_reason(run_folders, tmp_path):  # noqa: F811
+def test_an_attack_that_did_not_run_stays_with_its_reason(run_folders, tmp_path):
     opened = open_run(run_folders / "clear")
     made = json.loads(json.dumps(opened.report))
     made["attacks"][1] |= {"status": "failed", "reason": "out of memory at batch 1", "auc": None, "tpr_at_fpr": None, "settings": None, "selection": None, "p_value": None}
@@ -187,7 +187,7 @@ def test_thumbnails_are_off_unless_asked_for_and_are_then_the_most_exposed_membe
     assert base64.b64decode(pictures[0]["src"].partition(",")[2]) == stored
 
 
-def test_the_toggle_puts_them_on_the_page(home):  # noqa: F811
+def test_the_toggle_puts_them_on_the_page(home):
     at = open_page("report", run="few")
     assert not [h for h in at.get("html") if "data:image" in h.proto.body]
     assert "The report itself could leak training images." in [c.value for c in at.caption]

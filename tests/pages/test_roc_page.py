@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from audit import format as fmt
 from audit.report.run import open_run
 from audit.report.series import card, done
-from tests.evidence_home import badges, control, home, open_page, run_folders, specs, trace  # noqa: F401
+from tests.evidence_home import badges, control, open_page, specs, trace
 
 SLIDER = "False accusations the attacker accepts"
 
@@ -25,7 +25,7 @@ def counts(at):
     return [int(m.value.replace(",", "")) for m in at.metric]
 
 
-def test_drawn_curves_are_the_roc_of_the_evaluation_rows(home):  # noqa: F811
+def test_drawn_curves_are_the_roc_of_the_evaluation_rows(home):
     rows, at = evaluation(home, "clear"), open_page("roc", run="clear")
     log, linear = specs(at)[:2] if specs(at)[0]["layout"]["xaxis"].get("type") == "log" else specs(at)[1::-1]
     for name in ("loss_eps", "loss_vlb", "loss_x0", "gray_intermediate"):
@@ -38,7 +38,7 @@ def test_drawn_curves_are_the_roc_of_the_evaluation_rows(home):  # noqa: F811
         assert min(trace(log, card(name)[0])["x"]) >= 1 / (~rows["is_member"]).sum() - 1e-12
 
 
-def test_counts_at_one_percent_are_the_reports_tpr(home):  # noqa: F811
+def test_counts_at_one_percent_are_the_reports_tpr(home):
     run, at = open_run(home / "runs" / "clear"), open_page("roc", run="clear")
     headline = run.report["verdict"]["headline_attack"]
     tp, fn, fp, tn = counts(at)
@@ -50,14 +50,14 @@ def test_counts_at_one_percent_are_the_reports_tpr(home):  # noqa: F811
     assert badges(at) == ["exploratory"]
 
 
-def test_the_diamond_is_the_point_of_the_tiles_in_both_curves(home):  # noqa: F811
+def test_the_diamond_is_the_point_of_the_tiles_in_both_curves(home):
     at = open_page("roc", run="clear", fpr=fmt.fpr(0.05))
     tp, fn, fp, tn = counts(at)
     marks = [trace(spec, "threshold") for spec in specs(at) if spec["layout"]["yaxis"]["title"]["text"].startswith("true")]
     assert [(m["x"][0], m["y"][0]) for m in marks] == [(fp / (fp + tn), tp / (tp + fn))] * 2
 
 
-def test_the_calibrated_stop_is_held_out_and_uses_no_evaluation_score(home):  # noqa: F811
+def test_the_calibrated_stop_is_held_out_and_uses_no_evaluation_score(home):
     at = open_page("roc", run="clear", fpr="calibrated")
     assert badges(at) == ["held out"]
     frame = pd.read_csv(home / "runs" / "clear" / "scores.csv")
@@ -69,13 +69,13 @@ def test_the_calibrated_stop_is_held_out_and_uses_no_evaluation_score(home):  # 
     assert counts(at) == [int(x.sum()) for x in (hit & member, ~hit & member, hit & ~member, ~hit & ~member)]
 
 
-def test_few_images_offer_no_rate_below_one_in_n(home):  # noqa: F811
+def test_few_images_offer_no_rate_below_one_in_n(home):
     slider = control(open_page("roc", run="few"), SLIDER, "select_slider")
     assert slider.options == ["calibrated", *(fmt.fpr(f) for f in (0.05, 0.1, 0.2, 0.5))]
     assert slider.value == fmt.fpr(0.05)
 
 
-def test_table_prints_the_report_and_keeps_attacks_that_failed(home):  # noqa: F811
+def test_table_prints_the_report_and_keeps_attacks_that_failed(home):
     path = home / "runs" / "few" / "report.json"
     report = json.loads(path.read_text())
     lost = next(row for row in report["attacks"] if row["name"] == "loss_x0")
@@ -93,7 +93,7 @@ def test_table_prints_the_report_and_keeps_attacks_that_failed(home):  # noqa: F
     assert "x0 error" not in at.pills[0].options
 
 
-def test_chosen_attacks_come_from_the_address_and_the_first_leads(home):  # noqa: F811
+def test_chosen_attacks_come_from_the_address_and_the_first_leads(home):
     at = open_page("roc", run="clear", attacks=["x0 error", "Intermediate"])
     names = [t["name"] for t in specs(at)[0]["data"] if t.get("name") in ("Noise error", "VLB", "x0 error", "Intermediate")]
     assert set(names) == {"x0 error", "Intermediate"}
@@ -102,7 +102,7 @@ def test_chosen_attacks_come_from_the_address_and_the_first_leads(home):  # noqa
     assert any(c.value == "Choose at least one attack." for c in at.caption)
 
 
-def test_below_chance_is_said_and_not_flipped(home):  # noqa: F811
+def test_below_chance_is_said_and_not_flipped(home):
     path = home / "runs" / "few" / "report.json"
     report = json.loads(path.read_text())
     report["attacks"][0]["auc"].update(value=0.31, low=0.27, high=0.36)

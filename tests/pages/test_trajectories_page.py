@@ -7,7 +7,7 @@ from audit import format as fmt
 from audit.report.run import open_run
 from audit.report.series import calibrated_window
 from audit.stats.auc import auc_interval
-from tests.evidence_home import control, home, open_page, run_folders, specs, trace  # noqa: F401
+from tests.evidence_home import control, open_page, specs, trace
 
 
 def values(folder, table):
@@ -16,7 +16,7 @@ def values(folder, table):
     return stored.timesteps, np.load(folder / "tables" / f"{table}.npy"), np.load(folder / "tables" / f"{table}.draws.npy")
 
 
-def test_gap_is_percent_of_the_non_member_median(home):  # noqa: F811
+def test_gap_is_percent_of_the_non_member_median(home):
     folder = home / "runs" / "clear"
     run, (t, x, _) = open_run(folder), values(folder, "eps_mse")
     spec = specs(open_page("trajectories", run="clear", table="eps_mse"))[0]
@@ -27,7 +27,7 @@ def test_gap_is_percent_of_the_non_member_median(home):  # noqa: F811
     assert np.allclose(trace(spec, "non-members (n = 450)")["y"], 0)
 
 
-def test_loss_itself_has_a_log_axis_and_the_wider_band(home):  # noqa: F811
+def test_loss_itself_has_a_log_axis_and_the_wider_band(home):
     folder = home / "runs" / "clear"
     run, (_, x, _) = open_run(folder), values(folder, "x0_mse")
     spec = specs(open_page("trajectories", run="clear", table="x0_mse", view="Loss itself", band=fmt.percent(0.8)))[0]
@@ -37,7 +37,7 @@ def test_loss_itself_has_a_log_axis_and_the_wider_band(home):  # noqa: F811
     np.testing.assert_allclose(high["y"], np.quantile(x[:, run.is_member].astype(float), 0.9, axis=1))
 
 
-def test_auc_per_timestep_uses_the_evaluation_half_with_both_spreads(home):  # noqa: F811
+def test_auc_per_timestep_uses_the_evaluation_half_with_both_spreads(home):
     folder = home / "runs" / "clear"
     run, (t, x, draws) = open_run(folder), values(folder, "eps_mse")
     spec, inside = specs(open_page("trajectories", run="clear", table="eps_mse"))[0], run.evaluation
@@ -53,7 +53,7 @@ def test_auc_per_timestep_uses_the_evaluation_half_with_both_spreads(home):  # n
     assert len(t) == len(noise)
 
 
-def test_window_is_shaded_and_the_best_timestep_is_named_as_selection(home):  # noqa: F811
+def test_window_is_shaded_and_the_best_timestep_is_named_as_selection(home):
     folder = home / "runs" / "clear"
     run = open_run(folder)
     at = open_page("trajectories", run="clear", table="eps_mse")
@@ -67,7 +67,7 @@ def test_window_is_shaded_and_the_best_timestep_is_named_as_selection(home):  # 
     assert "picking it by eye is selection" in said
 
 
-def test_single_images_by_hash(home):  # noqa: F811
+def test_single_images_by_hash(home):
     folder = home / "runs" / "clear"
     run, (_, x, _) = open_run(folder), values(folder, "eps_mse")
     at = open_page("trajectories", run="clear", table="eps_mse", view="Loss itself")

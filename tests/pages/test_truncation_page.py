@@ -4,9 +4,10 @@ import pytest
 
 from audit import format as fmt
 from audit.report.run import open_run
-from audit.report.series import calibrated_window, measured_timesteps, table_of
+from audit.report.series import calibrated_window, measured_timesteps, signal_table, table_of
 from tests import browser
-from tests.evidence_home import badges, control, home, open_page, run_folders, specs, trace  # noqa: F401
+from tests.evidence_home import badges, control, open_page, specs, trace
+from tests.synthetic import synthetic_run
 
 
 def tiles(at):
@@ -24,7 +25,7 @@ def report_tiles(run, attack):
     ]
 
 
-def test_opens_on_the_headline_attack_with_the_reports_numbers(home):  # noqa: F811
+def test_opens_on_the_headline_attack_with_the_reports_numbers(home):
     run = open_run(home / "runs" / "clear")
     at = open_page("truncation", run="clear")
     expected = report_tiles(run, run.report["verdict"]["headline_attack"])
@@ -33,8 +34,22 @@ def test_opens_on_the_headline_attack_with_the_reports_numbers(home):  # noqa: F
     assert control(at, "Loss table", "selectbox").value == table_of(run.report["verdict"]["headline_attack"])
 
 
+def test_opens_on_a_table_with_a_calibrated_window_where_the_headline_attack_has_none(home):
+    def leak(tables):
+        tables["eps_mse"][:, :450] *= 0.3
+
+    report = synthetic_run(home / "runs" / "stepped", edit=leak, attacks=("loss_x0", "naive_loss"), name="stepped")
+    run = open_run(home / "runs" / "stepped")
+    assert report["verdict"]["headline_attack"] == "naive_loss"
+    at = open_page("truncation", run="stepped")
+    assert control(at, "Loss table", "selectbox").value == "x0_mse" == signal_table(run)
+    assert tiles(at) == report_tiles(run, "loss_x0") * 2
+    at = open_page("truncation", run="stepped", table="eps_mse")
+    assert any(c.value.startswith("No attack of this run cuts this table to a window") for c in at.caption)
+
+
 @pytest.mark.parametrize("attack", ["loss_eps", "loss_x0", "loss_vlb", "gray_intermediate"])
-def test_reset_gives_every_attacks_own_numbers(home, attack):  # noqa: F811
+def test_reset_gives_every_attacks_own_numbers(home, attack):
     run = open_run(home / "runs" / "clear")
     at = open_page("truncation", run="clear", table=table_of(attack), by="value", stat="max")
     assert badges(at) == ["exploratory", "held out"]
@@ -44,7 +59,7 @@ def test_reset_gives_every_attacks_own_numbers(home, attack):  # noqa: F811
     assert at.button(key="reset").disabled
 
 
-def test_moving_the_slider_is_exploratory_and_changes_only_your_card(home):  # noqa: F811
+def test_moving_the_slider_is_exploratory_and_changes_only_your_card(home):
     run = open_run(home / "runs" / "clear")
     attack = run.report["verdict"]["headline_attack"]
     at = open_page("truncation", run="clear", by="time")
@@ -57,7 +72,7 @@ def test_moving_the_slider_is_exploratory_and_changes_only_your_card(home):  # n
     assert float(yours[0][1]) < 0.6, "the noisy end of the synthetic losses holds no signal"
 
 
-def test_curves_have_the_printed_area(home):  # noqa: F811
+def test_curves_have_the_printed_area(home):
     at = open_page("truncation", run="clear", by="time", stat="mean")
     spec = specs(at)[0]
     for name, tile in (("your window", tiles(at)[0]), ("calibrated", tiles(at)[2])):
@@ -68,7 +83,7 @@ def test_curves_have_the_printed_area(home):  # noqa: F811
         assert len(x) <= 300
 
 
-def test_a_saved_address_reopens_the_same_window(home):  # noqa: F811
+def test_a_saved_address_reopens_the_same_window(home):
     run = open_run(home / "runs" / "clear")
     t = measured_timesteps(run)
     at = open_page("truncation", run="clear", table="x0_mse", by="time", stat="min", win=[f"t={t[1]}", f"t={t[4]}"])
@@ -79,18 +94,18 @@ def test_a_saved_address_reopens_the_same_window(home):  # noqa: F811
     assert any(f"smallest {fmt.percent(0.3)}" in c.value for c in by_value.caption)
 
 
-def test_bad_values_in_the_address_fall_back_to_the_calibrated_window(home):  # noqa: F811
+def test_bad_values_in_the_address_fall_back_to_the_calibrated_window(home):
     at = open_page("truncation", run="clear", table="<b>", by="evil", stat="mode", win=["t=1", "x"], keep="300 %")
     assert badges(at) == ["held out", "held out"]
 
 
-def test_too_few_images_are_said_in_words(home):  # noqa: F811
+def test_too_few_images_are_said_in_words(home):
     at = open_page("truncation", run="few")
     assert [m.label for m in at.metric] == ["AUC", "AUC"]
     assert sum("not resolvable with n = 32" in m.value for m in at.markdown) == 2
 
 
-def test_another_run_brings_its_own_calibrated_window(home):  # noqa: F811
+def test_another_run_brings_its_own_calibrated_window(home):
     at = open_page("truncation", run="clear")
     at.selectbox(key="run_picker").set_value("few").run()
     few = open_run(home / "runs" / "few")
@@ -100,7 +115,7 @@ def test_another_run_brings_its_own_calibrated_window(home):  # noqa: F811
     assert control(at, "Summarise with", "button_group").value == calibrated_window(few, headline).statistic
 
 
-def test_the_map_agrees_with_both_cards_and_marks_both_windows(home):  # noqa: F811
+def test_the_map_agrees_with_both_cards_and_marks_both_windows(home):
     run = open_run(home / "runs" / "clear")
     t = measured_timesteps(run)
     for first, last in ((t[1], t[4]), (t[0], t[-1])):
@@ -118,7 +133,7 @@ def test_the_map_agrees_with_both_cards_and_marks_both_windows(home):  # noqa: F
         assert any(f"The brightest one is the luckiest of {len(marks['x'])}, not the best estimate." in c.value for c in at.caption)
 
 
-def test_by_value_the_map_stays_without_your_window(home):  # noqa: F811
+def test_by_value_the_map_stays_without_your_window(home):
     at = open_page("truncation", run="clear", by="value")
     spec = next(s for s in specs(at) if any(d.get("name") == "windows" for d in s["data"]))
     assert not [d for d in spec["data"] if d.get("name") == "your window"]
@@ -129,7 +144,7 @@ def test_by_value_the_map_stays_without_your_window(home):  # noqa: F811
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "-")
-def test_a_click_on_a_cell_moves_the_slider_the_address_and_your_card(home, tmp_path):  # noqa: F811
+def test_a_click_on_a_cell_moves_the_slider_the_address_and_your_card(home, tmp_path):
     where = """([first, last]) => {
         const chart = [...document.querySelectorAll('.js-plotly-plot')].find(c => c._fullData && c._fullData.some(t => t.name === 'windows'));
         const l = chart._fullLayout, box = chart.getBoundingClientRect();

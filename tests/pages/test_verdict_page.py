@@ -15,7 +15,7 @@ from audit.report import evidence as ev
 from audit.report import figures, html, words
 from audit.report.run import open_run
 from audit.stats.auc import auc as auc_of
-from tests.evidence_home import FEATURES, filled, home, open_page, run_folders, specs  # noqa: F401
+from tests.evidence_home import FEATURES, filled, open_page, specs
 from tests.pages.test_frame import start
 
 N = "\u202f"
@@ -46,7 +46,7 @@ def shown(at):
 
 
 @pytest.mark.parametrize("run", ["clear", "few"])
-def test_the_card_says_what_the_report_says(home, run):  # noqa: F811
+def test_the_card_says_what_the_report_says(home, run):
     at, made = open_page("verdict", run=run), report(home, run)
     said, texts = words.verdict_words(made), shown(at)
     assert at.header[0].value == said.headline
@@ -56,7 +56,7 @@ def test_the_card_says_what_the_report_says(home, run):  # noqa: F811
 
 
 @pytest.mark.parametrize("run", ["clear", "few"])
-def test_tiles_are_the_report_s_numbers(home, run):  # noqa: F811
+def test_tiles_are_the_report_s_numbers(home, run):
     made = rewrite(home, run, filled(report(home, run), "high"))
     head, tail = (words.attack_of(made, made["verdict"][f"{which}_attack"]) for which in ("headline", "tail"))
     auc, tpr, blind, control = open_page("verdict", run=run).metric[:4]
@@ -74,7 +74,7 @@ def test_tiles_are_the_report_s_numbers(home, run):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind, doubt", [("sets-differ", "not evidence: the sets differ"), ("near", "not evidence: the sets may differ"), ("few", "95 % [")])
-def test_an_audit_that_cannot_decide_leads_with_the_blind_baseline(home, kind, doubt):  # noqa: F811
+def test_an_audit_that_cannot_decide_leads_with_the_blind_baseline(home, kind, doubt):
     made = rewrite(home, "clear", filled(report(home, "clear"), kind))
     at = open_page("verdict", run="clear")
     assert [m.label for m in at.metric[:4]] == ["Blind baseline AUC", "AUC, headline attack", f"TPR at 1{N}% FPR", "Shuffled-label control"]
@@ -84,7 +84,7 @@ def test_an_audit_that_cannot_decide_leads_with_the_blind_baseline(home, kind, d
 
 
 @pytest.mark.parametrize("kind", ["sets-differ", "near"])
-def test_the_page_calls_nothing_a_leak_where_the_sets_may_differ(home, kind):  # noqa: F811
+def test_the_page_calls_nothing_a_leak_where_the_sets_may_differ(home, kind):
     rewrite(home, "clear", filled(report(home, "clear"), kind))
     at = open_page("verdict", run="clear")
     words_on_it = [*shown(at), *(m.value for m in at.markdown), *(h.value for h in at.header), *(m.delta or "" for m in at.metric)]
@@ -92,7 +92,7 @@ def test_the_page_calls_nothing_a_leak_where_the_sets_may_differ(home, kind):  #
     assert "**What else explains it**" in [m.value for m in at.markdown]
 
 
-def test_a_report_without_the_newer_parts_is_shown_in_full(home):  # noqa: F811
+def test_a_report_without_the_newer_parts_is_shown_in_full(home):
     rewrite(home, "clear", older(report(home, "clear")))
     at = open_page("verdict", run="clear")
     assert (at.metric[2].value, at.metric[2].delta) == ("not checked yet", "do the sets differ without the model?")
@@ -102,7 +102,7 @@ def test_a_report_without_the_newer_parts_is_shown_in_full(home):  # noqa: F811
     assert "not checked yet" in document and "What you may say" in document
 
 
-def test_a_blind_baseline_that_could_not_be_computed_says_why(home):  # noqa: F811
+def test_a_blind_baseline_that_could_not_be_computed_says_why(home):
     made = filled(report(home, "clear")) | {"blind_baseline": {"auc": None, "reason": "all images are equal"}}
     rewrite(home, "clear", made)
     at = open_page("verdict", run="clear")
@@ -110,7 +110,7 @@ def test_a_blind_baseline_that_could_not_be_computed_says_why(home):  # noqa: F8
     assert "Whether the sets differ without the model: all images are equal" in html.render(open_run(home / "runs" / "clear"))
 
 
-def test_a_failed_control_is_not_called_chance(home):  # noqa: F811
+def test_a_failed_control_is_not_called_chance(home):
     made = report(home, "clear")
     made["controls"][0] |= {"auc": 0.7, "low": 0.65, "high": 0.75, "passed": False}
     made["verdict"] |= {"level": "inconclusive", "kind": "control"}
@@ -121,14 +121,14 @@ def test_a_failed_control_is_not_called_chance(home):  # noqa: F811
     assert [m.delta for m in at.metric if m.label == "AUC, headline attack"] == ["not evidence: a control failed"]
 
 
-def test_warnings_are_shown(home):  # noqa: F811
+def test_warnings_are_shown(home):
     made = report(home, "clear")
     made["warnings"] = [f"loss_vlb: {words.BELOW_CHANCE}"]
     rewrite(home, "clear", made)
     assert f"loss_vlb: {words.BELOW_CHANCE}" in shown(open_page("verdict", run="clear"))
 
 
-def test_the_minis_are_drawn_and_say_what_they_show(home):  # noqa: F811
+def test_the_minis_are_drawn_and_say_what_they_show(home):
     at = open_page("verdict", run="clear")
     roc, along = specs(at)[:2]
     assert roc["layout"]["xaxis"]["type"] == "log" and along["layout"]["yaxis"]["title"]["text"] == "AUC"
@@ -138,14 +138,14 @@ def test_the_minis_are_drawn_and_say_what_they_show(home):  # noqa: F811
     assert len([c for c in at.caption if "n = 225 members + 225 non-members" in c.value]) == 2
 
 
-def test_the_ways_on(home):  # noqa: F811
+def test_the_ways_on(home):
     at = start(run="clear")
     assert "?run=clear" in at.code[0].value
     next(b for b in at.button if b.label == "Open the report").click().run()
     assert [t.value for t in at.title] == ["Report"] and at.query_params["run"] in ("clear", ["clear"])
 
 
-def test_every_claim_is_on_the_page_with_its_ground(home):  # noqa: F811
+def test_every_claim_is_on_the_page_with_its_ground(home):
     made = rewrite(home, "clear", filled(report(home, "clear"), "high", "manifest"))
     texts = shown(open_page("verdict", run="clear"))
     for claim in made["verdict"]["claims"]["allowed"]:
@@ -155,7 +155,7 @@ def test_every_claim_is_on_the_page_with_its_ground(home):  # noqa: F811
     assert {*made["verdict"]["not_tested"], *words.limits(made)} <= set(texts)
 
 
-def test_the_controls_and_the_features_are_on_the_page(home):  # noqa: F811
+def test_the_controls_and_the_features_are_on_the_page(home):
     made = rewrite(home, "clear", filled(report(home, "clear"), "sets-differ"))
     at = open_page("verdict", run="clear")
     table = next(h.proto.body for h in at.get("html") if "Planted leak" in h.proto.body)
@@ -177,13 +177,13 @@ def test_features_that_tell_are_full_bars_and_the_others_are_hatched():
 
 
 @pytest.fixture
-def full(home):  # noqa: F811
+def full(home):
     """The clear run with every part filled, opened."""
     rewrite(home, "clear", filled(report(home, "clear"), "high", "manifest"))
     return open_run(home / "runs" / "clear")
 
 
-def test_each_tile_has_its_drawer_and_hashes_wait_for_it(home, full):  # noqa: F811
+def test_each_tile_has_its_drawer_and_hashes_wait_for_it(home, full):
     at = open_page("verdict", run="clear")
     assert len([p for p in at.get("popover") if p.proto.popover.label == "How was this computed?"]) == 4
     table = ev.evidence(full)["auc"].files[0]
@@ -196,7 +196,7 @@ def test_each_tile_has_its_drawer_and_hashes_wait_for_it(home, full):  # noqa: F
 
 def test_the_evidence_of_every_headline_number(full):
     found = ev.evidence(full)
-    assert list(found) == ["auc", "tpr", "p_value", "blind", "shuffled_labels", "nonmembers_twice", "planted_leak", "set_level", "epsilon"]
+    assert list(found) == ["auc", "tpr", "p_value", "blind", "shuffled_labels", "nonmembers_twice", "planted_leak", "set_level", "epsilon", "comparisons"]
     made = full.report
     head = words.attack_of(made, made["verdict"]["headline_attack"])
     assert (found["auc"].value, found["auc"].n, found["auc"].settings) == (fmt.auc(head["auc"]["value"]), "225 members + 225 non-members", words.settings_words(head["settings"]))
@@ -221,9 +221,10 @@ def test_the_second_command_prints_the_number(full):
     head, tail = (words.attack_of(made, made["verdict"][f"{which}_attack"]) for which in ("headline", "tail"))
     assert recomputed(full.folder, found["auc"].recompute[1]) == head["auc"]["value"]
     assert recomputed(full.folder, found["tpr"].recompute[1]) == words.tpr_of(tail, 0.01)["tpr"]
+    assert recomputed(full.folder, found["comparisons"].recompute[1]) == max(row["difference"] for row in made["comparisons"])
 
 
-def test_the_permutation_test_is_recomputed_from_the_scores(home):  # noqa: F811
+def test_the_permutation_test_is_recomputed_from_the_scores(home):
     run = open_run(home / "runs" / "clear")
     assert recomputed(run.folder, ev.evidence(run)["p_value"].recompute[1]) == run.report["permutation"]["p_value"]
 
@@ -239,7 +240,7 @@ def test_the_blind_auc_is_the_mean_over_the_folds_of_images_csv(full):
     assert recomputed(full.folder, ev.evidence(full)["blind"].recompute[1]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_below_400_a_side_no_single_command_claims_the_mean_over_repeats(home):  # noqa: F811
+def test_below_400_a_side_no_single_command_claims_the_mean_over_repeats(home):
     made = filled(report(home, "few"), "few")
     made["queries"] |= {"split": "cross-fitted"}
     rewrite(home, "few", made)

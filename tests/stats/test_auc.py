@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from scipy.stats import mannwhitneyu, norm
+from scipy.stats import t as student
 
 from audit.errors import AttackError
 from audit.stats.auc import auc, auc_interval, auc_many, newcombe
@@ -162,3 +163,43 @@ def test_cover_holds_with_unequal_spreads_and_sizes():
     mu, runs = np.sqrt(5) * norm.ppf(0.95), 2000  # members twice as spread: the worst published cell is 94.1 %
     seen = cover(lambda rng, n: (rng.normal(mu, 2, n), rng.normal(0, 1, 8 * n)), 0.95, 25, runs, seed=6)
     assert seen >= 0.941 - binomial_slack(0.941, runs)
+
+
+# --- near duplicates: whole clusters are the units -------------------------------------------------------------------------------------------
+
+
+def test_clusters_of_one_change_nothing():
+    rng = np.random.default_rng(5)
+    scores, labels = rng.normal(size=90), np.arange(90) < 40
+    assert auc_interval(scores, labels, np.arange(90)) == auc_interval(scores, labels)
+
+
+def test_exact_copies_give_the_interval_of_the_originals():
+    rng = np.random.default_rng(6)
+    scores, labels = np.concatenate([rng.normal(0.7, 1, 30), rng.normal(size=50)]), np.arange(80) < 30
+    once, twice = auc_interval(scores, labels), auc_interval(np.repeat(scores, 2), np.repeat(labels, 2), np.repeat(np.arange(80), 2))
+    assert (twice.value, twice.low, twice.high) == pytest.approx((once.value, once.low, once.high), abs=1e-12)
+    assert auc_interval(np.repeat(scores, 2), np.repeat(labels, 2)).low > once.low + 0.02, "copies taken as images would claim more"
+
+
+def test_the_clustered_variance_is_obuchowskis():
+    rng = np.random.default_rng(7)
+    labels, clusters = np.arange(120) < 60, np.concatenate([rng.integers(0, 20, 60), 20 + rng.integers(0, 30, 60)])
+    scores = rng.normal(size=120) + rng.normal(size=50)[clusters] + 0.5 * labels
+    a, b = scores[labels], scores[~labels]
+    v, w = (a[:, None] > b).mean(axis=1), (a[:, None] > b).mean(axis=0)
+    parts = []
+    for values, of in ((v, clusters[labels]), (w, clusters[~labels])):
+        groups = np.unique(of)
+        parts.append((len(groups) / (len(groups) - 1) * sum((values[of == g].sum() - (of == g).sum() * v.mean()) ** 2 for g in groups) / 60**2, len(groups)))
+    total = sum(s for s, _ in parts)
+    df = total**2 / sum(s**2 / (g - 1) for s, g in parts)
+    middle = np.log(v.mean() / (1 - v.mean()))
+    away = student.ppf(0.975, df) * total**0.5 / (v.mean() * (1 - v.mean()))
+    found = auc_interval(scores, labels, clusters)
+    assert (found.low, found.high) == pytest.approx((1 / (1 + np.exp(away - middle)), 1 / (1 + np.exp(-away - middle))), abs=1e-12)
+
+
+def test_four_clusters_a_side_give_no_interval():
+    found = auc_interval(np.arange(40.0), np.arange(40) < 20, np.arange(40) // 5)
+    assert found.low is None and "4 members and 4 non-members" in found.status

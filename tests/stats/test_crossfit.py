@@ -172,3 +172,28 @@ def test_the_interval_holds_the_mean_auc_of_settings_chosen_in_this_way():
     got = [interval for interval, _ in audits(60, runs, seed=32, shift=0.6)]
     truth = np.mean([i.value for i in got])  # what the interval is about
     assert np.mean([i.low <= truth <= i.high for i in got]) >= 0.93 - binomial_slack(0.93, runs) and truth > 0.58
+
+
+def test_exact_copies_in_clusters_give_the_interval_of_the_originals():
+    rng = np.random.default_rng(8)
+    is_member = np.arange(60) < 25
+    scores, halves = rng.normal(size=60) + is_member, fold_halves(is_member, 3, 4)
+    once = cross_fitted_auc(cut(scores, is_member, halves))
+    two = [np.repeat(x, 2) for x in (scores, is_member, np.arange(60))]
+    pairs = [[tuple(x[np.repeat(part, 2)] for x in two) for part in (first, ~first)] for first in halves]
+    found = cross_fitted_auc(pairs)
+    assert (found.value, found.low, found.high) == pytest.approx((once.value, once.low, once.high), abs=1e-12)
+    without = cross_fitted_auc([[half[:2] for half in pair] for pair in pairs])
+    assert without.low > once.low + 0.02, "copies taken as images would claim more"
+
+
+def test_a_half_without_near_duplicates_counts_its_images():
+    rng = np.random.default_rng(8)
+    is_member = np.arange(60) < 25
+    clusters = np.arange(60)
+    clusters[1] = 0  # one pair: each repeat has it in one of its halves
+    scores, halves = rng.normal(size=60) + is_member, fold_halves(is_member, 3, 2, clusters)
+    pairs = [[(scores[part], is_member[part], clusters[part]) for part in (first, ~first)] for first in halves]
+    without = [[(s, m, None if len(np.unique(c)) == len(c) else c) for s, m, c in pair] for pair in pairs]
+    assert any(half[2] is None for pair in without for half in pair) and any(half[2] is not None for pair in without for half in pair)
+    assert cross_fitted_auc(without) == cross_fitted_auc(pairs)

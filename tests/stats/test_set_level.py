@@ -163,3 +163,21 @@ def test_p_is_uniform_without_a_leak():
         p.append(float(welch(a.mean(), a.var(ddof=1), 50, b.mean(), b.var(ddof=1), 50)[2]))
     assert kstest(p, "uniform").pvalue > 0.001
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + binomial_slack(0.05, 500)
+
+
+def test_exact_copies_in_clusters_give_the_p_of_the_originals():
+    scores, is_member, calibration = audit(np.random.default_rng(9), 40, 0.4)
+    calibration = (np.arange(len(is_member)) // 2) % 2 == 0
+    once = set_level(scores, is_member, calibration, 0)
+    twice = {name: np.repeat(s, 2) for name, s in scores.items()}
+    copies, numbers = (np.repeat(x, 2) for x in (is_member, np.arange(len(is_member))))
+    found = set_level(twice, copies, np.repeat(calibration, 2), 0, numbers)
+    assert (found.t, found.df, found.p_value) == pytest.approx((once.t, once.df, once.p_value), rel=1e-9)
+    assert set_level(twice, copies, np.repeat(calibration, 2), 0).p_value < once.p_value / 2, "copies taken as images would claim more"
+    assert set_level(scores, is_member, calibration, 0, np.arange(len(is_member))).p_value == pytest.approx(once.p_value, rel=1e-12)
+
+
+def test_one_cluster_in_a_class_gives_no_p():
+    scores, is_member, calibration = audit(np.random.default_rng(9), 10, 0.4)
+    found = set_level(scores, is_member, calibration, 0, np.where(is_member, 0, 1 + np.arange(len(is_member))))
+    assert found.p_value is None and "1 members" in found.reason

@@ -105,6 +105,7 @@ def test_calibrated_thresholds():
     assert not missed(coverage_thresholds.rows(150, (100, 400), (0.5, 0.95)))
 
 
+@pytest.mark.slow
 def test_cross_fitting():
     rows = list(coverage_crossfit.rows(30, (50,)))
     assert not missed(rows)
@@ -143,6 +144,7 @@ def test_blind_baseline():
     assert not missed(blind_baseline.rows(30, (25,), ()))
 
 
+@pytest.mark.slow
 def test_pairs_of_near_duplicates():
     rows = list(clusters.rows(15, 40, ()))
     assert not missed(rows)
@@ -164,6 +166,7 @@ def test_blind_baseline_with_more_images():
 # --- whole audits ----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_null_audits():
     assert not missed(null_audits.rows(6, 40))
 
@@ -174,6 +177,7 @@ def test_more_null_audits(runs, side):
     assert not missed(null_audits.rows(runs, side))
 
 
+@pytest.mark.slow
 def test_shifted_sets():
     cells = [("six features", 0.8, 100)]
     assert not missed(shifted_sets.rows(3, cells))
@@ -190,6 +194,7 @@ def test_more_shifted_sets():
     assert not missed(shifted_sets.rows(5, [c for c in shifted_sets.CELLS if c[2] < 1000 and c[1] < 0.8]))
 
 
+@pytest.mark.slow
 def test_planted_leaks():
     assert not missed(planted_leaks.rows(60, (40,), (), False))
 
@@ -199,6 +204,7 @@ def test_whole_audits_find_what_they_promise():
     assert not missed(planted_leaks.rows(200, (100,), ((400, 20), (100, 20))))
 
 
+@pytest.mark.slow
 def test_numbers_of_one_row_fit_together():
     rows = list(coherence.rows())
     assert not missed(rows) and len(rows) == 15

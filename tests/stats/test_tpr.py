@@ -85,6 +85,7 @@ def test_bounds_are_the_naive_ones(data, fpr):
     assert (low[0], high[0]) == pytest.approx(naive_bounds(*data, fpr), abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fpr", [0.02, 0.1])
 def test_bounds_are_the_naive_ones_at_a_real_size(fpr):
     rng = np.random.default_rng(0)

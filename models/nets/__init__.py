@@ -1,0 +1,1 @@
+"""Networks that formats need, with the parameter names of the code that trained them."""
