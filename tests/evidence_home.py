@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.synthetic import shared_run
+from tests.synthetic import synthetic_run
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 
@@ -15,8 +15,10 @@ APP = Path(__file__).resolve().parents[1] / "app.py"
 @pytest.fixture(scope="session")
 def run_folders(tmp_path_factory):
     """Folder with the runs `clear` (450 + 450, four draws, leak) and `few` (64 + 64); nobody writes there."""
-    shared_run(tmp_path_factory, "clear", draws=4, leak=3.0)
-    return shared_run(tmp_path_factory, "few", members=64, nonmembers=64, leak=0.7, seed=5).parent
+    folder = tmp_path_factory.mktemp("runs")
+    synthetic_run(folder / "clear", draws=4, leak=3.0, name="clear")
+    synthetic_run(folder / "few", members=64, nonmembers=64, leak=0.7, seed=5, name="few")
+    return folder
 
 
 @pytest.fixture

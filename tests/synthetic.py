@@ -141,17 +141,6 @@ def synthetic_run(
     return analyse(folder)
 
 
-def shared_run(tmp_path_factory, name, **arguments):
-    """Folder of a `synthetic_run` that is made once a session, whichever files ask for it (a session fixture that two files import is set up twice). Nobody writes there."""
-    folder = tmp_path_factory.getbasetemp() / "shared-runs" / name
-    if not folder.exists():
-        making = tmp_path_factory.mktemp("making") / name
-        synthetic_run(making, name=name, **arguments)
-        folder.parent.mkdir(exist_ok=True)
-        making.rename(folder)
-    return folder
-
-
 if __name__ == "__main__":
     for made, arguments in {"high": {}, "quiet": {"leak": 0.0, "seed": 3}, "few": {"members": 64, "nonmembers": 64, "leak": 0.7, "seed": 5}}.items():
         print(made, synthetic_run(Path(sys.argv[1]) / made, name=made, **arguments)["verdict"]["level"])

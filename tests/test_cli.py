@@ -16,7 +16,6 @@ from audit.cli_progress import print_result
 from audit.errors import RequestError, RunFolderError
 from audit.report.run import open_run
 from audit.request import Request
-from tests.evidence_home import run_folders  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -181,7 +180,7 @@ def broken_reports():
 
 
 @pytest.fixture(scope="module")
-def run_folder(run_folders):  # noqa: F811
+def run_folder(run_folders):
     return run_folders / "clear"
 
 
@@ -227,7 +226,7 @@ def test_rescore_report_and_export_on_a_run(run_folder, tmp_path, capsys):
         assert data["eps_mse"].shape == (900, 20)
 
 
-def test_the_result_of_few_images_counts_those_behind_each_number(run_folders, capsys):  # noqa: F811
+def test_the_result_of_few_images_counts_those_behind_each_number(run_folders, capsys):
     """Below 400 a side the AUC counts every image, a TPR the half of the first repeat."""
     print_result(run_folders / "few")
     out = capsys.readouterr().out

@@ -19,7 +19,6 @@ from audit.errors import RequestError
 from audit.gate import Limits, check, judge
 from audit.stats.auc import auc_interval
 from audit.stats.tpr import FPRS, tpr_at_fpr
-from tests.evidence_home import run_folders  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
@@ -28,7 +27,7 @@ HOSTILE = "]]></failure>\x1b[31m|<img src=x onerror=alert(1)> [a](http://b) `c` 
 
 
 @pytest.fixture(scope="module")
-def folder(run_folders):  # noqa: F811
+def folder(run_folders):
     """A run folder with a clear leak: 450 + 450 images, 225 of each judged."""
     return run_folders / "clear"
 
