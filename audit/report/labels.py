@@ -39,7 +39,12 @@ def place(points, height, lines=(), widths=WIDTHS):
     """
     placed = {}
     for i in sorted(range(len(points)), key=lambda i: (not points[i].above, points[i].y, points[i].x)):
-        placed[i] = min(_candidates(points[i]), key=lambda at, i=i: _cost(points, placed, i, at, height, lines, widths))
+        best, least = (0, 0), float("inf")
+        for at in _candidates(points[i]):
+            cost = _cost(points, placed, i, at, height, lines, widths, least)
+            if cost < least:
+                best, least = at, cost
+        placed[i] = best
     return [placed[i] for i in range(len(points))]
 
 
@@ -51,11 +56,13 @@ def _candidates(point):
     return found + [(dx, sign * dy) for dy, sign, dx in product(DOWN, (1, -1), (near, -near, 0, 2 * near, -2 * near))]
 
 
-def _cost(points, placed, i, at, height, lines, widths):
-    """px of distance, plus a lot for each collision at any width."""
-    bad = 0
+def _cost(points, placed, i, at, height, lines, widths, enough):
+    """px of distance, plus a lot for each collision at any width; counted no further than `enough`."""
+    cost = (at[0] ** 2 / 4 + at[1] ** 2) ** 0.5
     for width in widths:
-        box = box_of(points[i], at, width)
+        if cost >= enough:
+            break
+        box, bad = box_of(points[i], at, width), 0
         bad += 4 * (box[0] < 0 or box[2] > width or box[1] < 0 or box[3] > height)
         bad += sum(overlap(box, box_of(points[j], placed[j], width)) for j in placed)
         bad += 0.5 * sum(overlap(box, (a * width, y - 2, b * width, y + 2)) for a, b, y in lines)
@@ -64,7 +71,8 @@ def _cost(points, placed, i, at, height, lines, widths):
             mark = (x - MARK, other.y - MARK, x + MARK, other.y + MARK)
             bad += overlap(box, mark) + 0.25 * (j != i and _crosses(points[i], at, mark, width)) + (0.5 if j != i else 0.1) * overlap(box, (x - 2, other.high, x + 2, other.low))
             bad += 0.25 * (j in placed and _crosses(points[j], placed[j], box, width))
-    return 1000 * bad + (at[0] ** 2 / 4 + at[1] ** 2) ** 0.5
+        cost += 1000 * bad
+    return cost
 
 
 def box_of(point, at, width):

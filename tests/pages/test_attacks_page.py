@@ -25,7 +25,7 @@ LINE, CHANCE = "best for the price", "chance"
 def every_run(tmp_path_factory):
     """Folder of a run of all attacks."""
     folder = tmp_path_factory.mktemp("runs") / "every"
-    synthetic.synthetic_run(folder, leak=1.5, name="every", attacks=ALL)
+    synthetic.synthetic_run(folder, leak=1.5, name="every", attacks=ALL, thumbnails=False)
     return folder
 
 
