@@ -36,21 +36,24 @@ def style(fig, height, legend=True, zoom=False, top=12, description=""):
         top: px above the plot without mode bar or legend; description: one sentence with the finding, for screen readers.
     Returns: fig.
     """
-    fig.update_layout(
-        template=TEMPLATE,
-        height=height,
-        margin={"l": 56, "r": 16, "t": max(top, 30 if zoom else 12) + (18 if legend else 0), "b": 48},
-        font={"size": 13},
-        paper_bgcolor=TRANSPARENT,
-        plot_bgcolor=TRANSPARENT,
-        dragmode=False,
-        hovermode="closest",
-        showlegend=legend,
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "bgcolor": TRANSPARENT},
-        meta={"alt": description, "zoom": zoom},
-    )
-    fig.update_xaxes(showline=True, zeroline=False, ticks="outside", ticklen=4, showgrid=False, title_standoff=8)
-    fig.update_yaxes(zeroline=False, ticks="outside", ticklen=4, title_standoff=8)
+    shared = {
+        "template": TEMPLATE,
+        "height": height,
+        "margin": {"l": 56, "r": 16, "t": max(top, 30 if zoom else 12) + (18 if legend else 0), "b": 48},
+        "font": {"size": 13},
+        "paper_bgcolor": TRANSPARENT,
+        "plot_bgcolor": TRANSPARENT,
+        "dragmode": False,
+        "hovermode": "closest",
+        "showlegend": legend,
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "bgcolor": TRANSPARENT},
+        "meta": {"alt": description, "zoom": zoom},
+    }
+    layout = fig.layout.to_plotly_json()
+    for name in dict.fromkeys(("xaxis", "yaxis", *(part for part in layout if part[1:5] == "axis"))):
+        axis = {"zeroline": False, "ticks": "outside", "ticklen": 4} | ({"showline": True, "showgrid": False} if name[0] == "x" else {})
+        shared[name] = layout.get(name, {}) | axis | {"title": layout.get(name, {}).get("title", {}) | {"standoff": 8}}
+    fig.layout = layout | shared  # as a whole: Plotly's update_layout takes six times as long
     return fig
 
 
