@@ -31,7 +31,7 @@ def save_checkpoint(folder, images, steps=60):
     """A diffusers DDPM folder, trained on `images` just long enough to beat the self-test."""
     import diffusers
 
-    network, scheduler = tiny.network(), diffusers.DDPMScheduler(num_train_timesteps=200)
+    network, scheduler = tiny.network(**tiny.PLAIN), diffusers.DDPMScheduler(num_train_timesteps=200)
     x0, generator = torch.from_numpy(to_model_range(images)), torch.Generator().manual_seed(1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine the threads of so small a network wait for each other most of the time

@@ -24,7 +24,7 @@ from audit.jobs.submit import CHECK_FIELDS, submit_audit, submit_check
 from tests.jobs import killer
 
 pytestmark = pytest.mark.slow
-LONG = {"preset": "thorough", "timesteps": 70, "draws": 2}  # 140 calls an image: some seconds in 12 shards
+LONG = {"preset": "thorough", "timesteps": 140, "draws": 2}  # 280 calls an image: some seconds in 12 shards
 PATIENCE_S = 120
 
 

@@ -303,8 +303,7 @@ def trained(folder, kind, steps=60):
     schedule = from_betas(betas_for({}))
     from models.schedule import training_target
 
-    network = tiny.network(block_out_channels=(12,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False).train()
-    x0, rng = blobs(256), torch.Generator().manual_seed(0)
+    network, x0, rng = tiny.network(**tiny.PLAIN).train(), blobs(256), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=8e-3)
     for _ in range(steps):
         batch, t = x0[torch.randint(0, 256, (32,), generator=rng)], torch.randint(0, 1000, (32,), generator=rng)

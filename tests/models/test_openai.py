@@ -1,5 +1,6 @@
 """improved- and guided-diffusion checkpoints against a separate re-implementation: outputs, loss terms, inference, recipes, refusals."""
 
+import functools
 import json
 
 import numpy as np
@@ -28,6 +29,11 @@ def layout(widths=(32, 64), model_channels=32, blocks=1, attention=(1,), scale_s
 
 def random_state(made, seed=0):
     """State dict of that layout with every tensor random: nothing that starts at zero can hide."""
+    return {name: tensor.clone() for name, tensor in _random_state(made, seed).items()}
+
+
+@functools.cache
+def _random_state(made, seed):
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in OpenAIUNet(made, Heads()).state_dict().items()}
     rng = torch.Generator().manual_seed(seed)

@@ -1,5 +1,6 @@
 """ckpt.pt of pytorch-ddpm (SecMI, PIA) against diffusers' UNet2DModel, onto which its tensors map one to one; and families refused by name."""
 
+import functools
 import math
 
 import numpy as np
@@ -24,7 +25,12 @@ def table(steps, width):
 
 
 def random_state(seed=0, **changes):
-    arguments = SMALL | changes
+    return {name: tensor.clone() for name, tensor in _random_state(seed, tuple(changes.items())).items()}
+
+
+@functools.cache
+def _random_state(seed, changes):
+    arguments = SMALL | dict(changes)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in DDPMUNet(**arguments).state_dict().items()}
     rng, state = torch.Generator().manual_seed(seed), {}
