@@ -323,11 +323,11 @@ def test_images_with_infinite_losses_choose_nothing(tmp_path):
         assert row["selection"]["calibration_auc"] == pytest.approx(roc_auc_score(run.is_member[before], run.scores_of(row["name"])[before]), abs=1e-12)
 
 
-def test_a_claim_that_could_not_be_checked_stays_in_the_report(tmp_path):
-    folder = tmp_path / "claimed"
-    synthetic_run(folder, provenance="stated")
-    request = json.loads((folder / "request.json").read_text()) | {"claimed_dp": [3.0, 1e-5]}
-    (folder / "request.json").write_text(json.dumps(request))
+def test_a_claim_that_could_not_be_checked_stays_in_the_report(high, tmp_path):
+    folder = shutil.copytree(high, tmp_path / "claimed")
+    for file, change in (("request", {"claimed_dp": [3.0, 1e-5]}), ("measurement", {"provenance": {"kind": "stated"}})):
+        made = json.loads((folder / f"{file}.json").read_text()) | change
+        (folder / f"{file}.json").write_text(json.dumps(made))
     bound = analyse(folder)["epsilon_lower_bound"]
     assert bound["value"] is None and bound["claim"] == {"epsilon": 3.0, "delta": 1e-5, "p_value": None, "contradicted": None}
 
