@@ -21,7 +21,7 @@ FOUND = {"run": "1", "checkpoint": "ab", "attack": "loss_eps", "auc": 0.9, "low"
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "quiet"
-    synthetic_run(folder, name="quiet", leak=0.0, seed=3)
+    synthetic_run(folder, name="quiet", leak=0.0, seed=3, thumbnails=False)
     return folder
 
 

@@ -19,7 +19,7 @@ from audit.errors import RequestError, WindowError
 
 STATISTICS = ("mean", "sum", "median", "min", "max")
 TRUNCATIONS = ("time", "value")
-MEDIAN_BLOCK = 1024  # images per selection: up to 1,000 losses each stay near the processor
+MEDIAN_BLOCK = 1024  # images sorted at once: up to 1,000 losses each stay near the processor
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,20 @@ def reduce(table, window, images=slice(None)):
     values = table.values[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] + 1 == len(rows) else table.values[rows]
     if window.statistic == "median":
         return _median(np.asarray(values), np.arange(table.images)[images]).astype(np.float64)
-    return getattr(np, window.statistic)(np.asarray(values[:, images]), axis=0).astype(np.float64)
+    return getattr(np, window.statistic)(np.asarray(values), axis=0)[images].astype(np.float64)  # along whole rows: sooner than picking half of each
 
 
 def _median(values, images):
-    """`np.median(values[:, images], axis=0)` of (m,N) float32 losses, bit for bit; five times faster: one selection per image on contiguous rows, on two
-    threads. An image with a NaN among its losses becomes NaN, as there."""
+    """`np.median(values[:, images], axis=0)` of (m,N) float32 losses, bit for bit; several times faster: each image's losses are sorted as one contiguous row (NumPy
+    sorts float32 faster than it selects), on two threads. An image with a NaN among its losses becomes NaN, as there."""
     m, n = len(values), len(images)
     out = np.empty(n, np.float32)
 
     def block(first):
         part = np.ascontiguousarray(values[:, images[first : first + MEDIAN_BLOCK]].T)
-        part.partition(m // 2, axis=1)
-        middle = part[:, m // 2]
-        if m % 2 == 0:
-            middle = np.mean([part[:, : m // 2].max(axis=1), middle], axis=0)
-        out[first : first + MEDIAN_BLOCK] = np.where(np.isnan(part[:, m // 2 :]).any(axis=1), np.nan, middle)  # NaN is sorted last
+        part.sort(axis=1)
+        middle = part[:, m // 2] if m % 2 else np.mean([part[:, m // 2 - 1], part[:, m // 2]], axis=0)
+        out[first : first + MEDIAN_BLOCK] = np.where(np.isnan(part[:, -1]), np.nan, middle)  # NaN is sorted last
 
     starts = range(0, n, MEDIAN_BLOCK)
     if m * n < 1 << 18:
