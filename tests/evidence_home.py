@@ -7,26 +7,26 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.synthetic import synthetic_run
+from tests.synthetic import shared_run
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 
 
 @pytest.fixture(scope="session")
 def run_folders(tmp_path_factory):
-    """Folder with the runs `clear` (450 + 450, four draws, leak) and `few` (64 + 64)."""
-    folder = tmp_path_factory.mktemp("runs")
-    synthetic_run(folder / "clear", draws=4, leak=3.0, name="clear")
-    synthetic_run(folder / "few", members=64, nonmembers=64, leak=0.7, seed=5, name="few")
-    return folder
+    """Folder with the runs `clear` (450 + 450, four draws, leak) and `few` (64 + 64); nobody writes there."""
+    shared_run(tmp_path_factory, "clear", draws=4, leak=3.0)
+    return shared_run(tmp_path_factory, "few", members=64, nonmembers=64, leak=0.7, seed=5).parent
 
 
 @pytest.fixture
 def home(run_folders, tmp_path, monkeypatch):
-    """AUDIT_HOME with both runs, put there by hand."""
+    """AUDIT_HOME with both runs, put there by hand; their files may be written. The 1,000 thumbnails are a link to the shared ones."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    shutil.copytree(run_folders, home / "runs")
+    shutil.copytree(run_folders, home / "runs", ignore=shutil.ignore_patterns("thumbnails"))
+    for source in run_folders.glob("*/thumbnails"):
+        (home / "runs" / source.parent.name / "thumbnails").symlink_to(source, target_is_directory=True)
     monkeypatch.setenv("AUDIT_HOME", str(home))
     for name in ("AUDIT_INBOX", "AUDIT_SCHEDULER"):
         monkeypatch.delenv(name, raising=False)
@@ -93,9 +93,10 @@ def filled(report, kind="high", provenance="stated", blind=True):
 def open_page(page, **query):
     """The page as a visitor sees it who follows a link with this query; a list is a repeated parameter."""
     at = AppTest.from_file(str(APP), default_timeout=60)
-    at.switch_page(f"pages/{page}.py")
     for name, value in query.items():
         at.query_params[name] = value
+    if page != "verdict":  # the start page has no address of its own
+        at.switch_page(f"pages/{page}.py")
     at.run()
     assert not at.exception, [e.message for e in at.exception]
     return at

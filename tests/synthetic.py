@@ -63,23 +63,25 @@ def query_tables(eps_mse, seed):
 
 def synthetic_run(
     folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None, shift=0.0, provenance="manifest", clusters=None,
-    attacks=ATTACKS,
+    attacks=ATTACKS, thumbnails=True,
 ):  # fmt: skip
     """Write a finished run folder and return its report.
 
     Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written;
         shift: by how many sd the members' files are larger, which the blind baseline sees; provenance: kind of the split; clusters: int (N,) near duplicates;
         attacks: of ATTACKS and QUERIES.
+        thumbnails: False where nobody looks at pictures: 900 files take as long as the tables and their report.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "thumbnails").mkdir(exist_ok=True)
     rng, n = np.random.default_rng(seed), members + nonmembers
     is_member = np.arange(n) < members
     images = np.clip(rng.normal(0, 1, (n, 4, 4, 1)).repeat(4, 1).repeat(4, 2) * 60 + 110, 0, 255).astype(np.uint8)
     ids = [hashlib.sha256(i.tobytes()).hexdigest()[:16] for i in images]
-    for image_id, pixels in zip(ids, images, strict=True):
-        Image.fromarray(pixels[..., 0]).save(folder / "thumbnails" / f"{image_id}.png")
+    if thumbnails:
+        (folder / "thumbnails").mkdir(exist_ok=True)
+        for image_id, pixels in zip(ids, images, strict=True):
+            Image.fromarray(pixels[..., 0]).save(folder / "thumbnails" / f"{image_id}.png")
     np.save(folder / "images.npy", images)
     t = grid(timesteps, STEPS)
     tables = loss_tables(is_member, t, draws, leak, seed)
@@ -138,6 +140,17 @@ def synthetic_run(
         (folder / file).write_text(json.dumps(data), encoding="utf-8")
     (folder / "log.txt").write_text("synthetic run\n", encoding="utf-8")
     return analyse(folder)
+
+
+def shared_run(tmp_path_factory, name, **arguments):
+    """Folder of a `synthetic_run` that is made once a session, whichever files ask for it (a session fixture that two files import is set up twice). Nobody writes there."""
+    folder = tmp_path_factory.getbasetemp() / "shared-runs" / name
+    if not folder.exists():
+        making = tmp_path_factory.mktemp("making") / name
+        synthetic_run(making, name=name, **arguments)
+        folder.parent.mkdir(exist_ok=True)
+        making.rename(folder)
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """From tables to report.json: the numbers are those of scores.csv, found again by an independent library."""
 
+import functools
 import json
 import shutil
 
@@ -20,7 +21,10 @@ from audit.stats.crossfit import fold_halves
 from audit.stats.paired import holm, paired_difference
 from audit.stats.permutation import permutation_test
 from audit.tables import Tables
-from tests.synthetic import STEPS, synthetic_run
+from tests.synthetic import STEPS
+from tests.synthetic import synthetic_run as with_thumbnails
+
+synthetic_run = functools.partial(with_thumbnails, thumbnails=False)
 
 
 @pytest.fixture(scope="module")

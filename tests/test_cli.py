@@ -1,6 +1,7 @@
 """The command line's streams and exit codes on bad input: one line on stderr, nothing run, exit 2."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from audit.cli_progress import print_result
 from audit.errors import RequestError, RunFolderError
 from audit.report.run import open_run
 from audit.request import Request
-from tests.synthetic import synthetic_run
+from tests.evidence_home import run_folders  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,10 +181,8 @@ def broken_reports():
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    synthetic_run(folder)
-    return folder
+def run_folder(run_folders):  # noqa: F811
+    return run_folders / "clear"
 
 
 @pytest.mark.parametrize("spoil", [pytest.param(spoil, id=name) for name, spoil in broken_reports()])
@@ -216,8 +215,8 @@ def test_the_budget_follows_from_the_attacks_unless_it_is_given(paths):
     assert asked("--attacks", "dime") == (("dime",), None) and asked("--attacks", "dime", "--budget", "0") == (("dime",), 0)
 
 
-def test_rescore_report_and_export_on_a_run(tmp_path, capsys):
-    synthetic_run(tmp_path / "run", leak=4.0)
+def test_rescore_report_and_export_on_a_run(run_folder, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("thumbnails", "report.html", "scores.csv"))
     assert main(["rescore", str(tmp_path / "run")]) == 0
     assert main(["report", str(tmp_path / "run"), "--html", str(tmp_path / "r.html")]) == 0
     assert main(["export", str(tmp_path / "run"), "--tables", str(tmp_path / "t.npz")]) == 0
@@ -228,12 +227,11 @@ def test_rescore_report_and_export_on_a_run(tmp_path, capsys):
         assert data["eps_mse"].shape == (900, 20)
 
 
-def test_the_result_of_few_images_counts_those_behind_each_number(tmp_path, capsys):
+def test_the_result_of_few_images_counts_those_behind_each_number(run_folders, capsys):  # noqa: F811
     """Below 400 a side the AUC counts every image, a TPR the half of the first repeat."""
-    synthetic_run(tmp_path / "run", members=64, nonmembers=72)
-    print_result(tmp_path / "run")
+    print_result(run_folders / "few")
     out = capsys.readouterr().out
-    assert "64 + 72 images, cross-fitted" in out and "held out" not in out and "not resolvable with n = 36 at 1" in out
+    assert "64 + 64 images, cross-fitted" in out and "held out" not in out and "not resolvable with n = 32 at 1" in out
 
 
 def test_cards_as_json(capsys):

@@ -147,7 +147,7 @@ def test_gap_is_not_measured_where_the_middle_is_zero():
 def test_one_draw_has_no_noise_band(tmp_path):
     from tests.synthetic import synthetic_run
 
-    synthetic_run(tmp_path / "one", members=40, nonmembers=40, draws=1, timesteps=6)
+    synthetic_run(tmp_path / "one", members=40, nonmembers=40, draws=1, timesteps=6, thumbnails=False)
     run = open_run(tmp_path / "one")
     assert np.isnan(series.auc_along(run, "eps_mse").noise_sd).all()
     assert "± 1 sd between noise draws" not in [t.name for t in figures.auc_figure(run).data]

@@ -19,7 +19,7 @@ from audit.errors import RequestError
 from audit.gate import Limits, check, judge
 from audit.stats.auc import auc_interval
 from audit.stats.tpr import FPRS, tpr_at_fpr
-from tests.synthetic import synthetic_run
+from tests.evidence_home import run_folders  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
@@ -28,11 +28,9 @@ HOSTILE = "]]></failure>\x1b[31m|<img src=x onerror=alert(1)> [a](http://b) `c` 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(run_folders):  # noqa: F811
     """A run folder with a clear leak: 450 + 450 images, 225 of each judged."""
-    folder = tmp_path_factory.mktemp("gate") / "run"
-    synthetic_run(folder)
-    return folder
+    return run_folders / "clear"
 
 
 @pytest.fixture

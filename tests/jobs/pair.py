@@ -27,7 +27,7 @@ def save_pictures(folder, images):
     return folder
 
 
-def save_checkpoint(folder, images, steps=150):
+def save_checkpoint(folder, images, steps=60):
     """A diffusers DDPM folder, trained on `images` just long enough to beat the self-test."""
     import diffusers
 
@@ -35,7 +35,7 @@ def save_checkpoint(folder, images, steps=150):
     x0, generator = torch.from_numpy(to_model_range(images)), torch.Generator().manual_seed(1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine the threads of so small a network wait for each other most of the time
-    optimiser = torch.optim.AdamW(network.train().parameters(), lr=4e-3)
+    optimiser = torch.optim.AdamW(network.train().parameters(), lr=8e-3)
     for _ in range(steps):
         batch = x0[torch.randint(len(x0), (32,), generator=generator)]
         noise, t = torch.randn(batch.shape, generator=generator), torch.randint(200, (32,), generator=generator)

@@ -1,6 +1,9 @@
 """A diffusers checkpoint small enough to make in a test, and the ways to spoil it."""
 
+import functools
 import json
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -26,16 +29,31 @@ def network(**changes):
 
 
 def save(folder, scheduler="DDPMScheduler", scheduler_config=None, index=True, unet=None, **changes):
-    """Write unet/, scheduler/ and model_index.json; returns the network that was saved."""
+    """Write unet/, scheduler/ and model_index.json; returns the network that was saved, which other tests share unless `unet` was given."""
     import diffusers
 
-    made = unet or network(**changes)
-    made.save_pretrained(folder / "unet")
+    if unet is None:
+        made, files = _saved(json.dumps(changes))
+        for name, data in files.items():
+            (folder / "unet").mkdir(parents=True, exist_ok=True)
+            (folder / "unet" / name).write_bytes(data)
+    else:
+        made = unet
+        made.save_pretrained(folder / "unet")
     getattr(diffusers, scheduler)(**scheduler_config or {}).save_pretrained(folder / "scheduler")
     if index:
         entries = {"_class_name": "DDPMPipeline", "_diffusers_version": diffusers.__version__, "scheduler": ["diffusers", scheduler], "unet": ["diffusers", "UNet2DModel"]}
         (folder / "model_index.json").write_text(json.dumps(entries))
     return made
+
+
+@functools.cache
+def _saved(changes):
+    """(network, {file name: bytes}) of `network(**changes)` as diffusers saves it: to build and write one takes longer than most tests that need it."""
+    made = network(**json.loads(changes))
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_pretrained(folder)
+        return made.requires_grad_(False), {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def edit(path, **changes):

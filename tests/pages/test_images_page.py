@@ -50,12 +50,9 @@ def images_csv(folder):
 def page_number(number, **more):
     """`open_page` for an address that holds `page`, a name that it needs itself."""
     at = AppTest.from_file(str(APP), default_timeout=60)
-    for step in ("app.py", "pages/images.py"):
-        if step != "app.py":
-            at.switch_page(step)
-        for name, value in (more | {"page": number}).items():
-            at.query_params[name] = value
-        at.run()
+    for name, value in (more | {"page": number}).items():
+        at.query_params[name] = value
+    at.switch_page("pages/images.py").run()
     assert not at.exception, [e.message for e in at.exception]
     return at
 
@@ -192,14 +189,23 @@ def test_a_page_number_too_large_is_the_last_page(home):
 # --- blur ----------------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def grain(run_folders, tmp_path_factory):
+    """Folder of the thumbnails of `noisy`."""
+    folder = tmp_path_factory.mktemp("grain")
+    (folder / "near").mkdir()
+    for i, file in enumerate([*(folder / f"{image_id}.png" for image_id in open_run(run_folders / "clear").image_ids), folder / "near" / f"{'f' * 16}.png"]):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16), dtype=np.uint8)).save(file)
+    return folder
+
+
 @pytest.fixture
-def noisy(home):
+def noisy(home, grain):
     """Thumbnails with fine grain, so that a mean over blocks changes every one; two near pairs, one picture left out."""
     folder = home / "runs" / "clear"
     run = open_run(folder)
-    (folder / "thumbnails" / "near").mkdir()
-    for i, file in enumerate([*(folder / "thumbnails" / f"{image_id}.png" for image_id in run.image_ids), folder / "thumbnails" / "near" / f"{'f' * 16}.png"]):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16), dtype=np.uint8)).save(file)
+    (folder / "thumbnails").unlink()
+    (folder / "thumbnails").symlink_to(grain, target_is_directory=True)
     queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     pair = {"a": str(run.image_ids[3]), "a_set": "members", "b": "f" * 16, "b_set": "nonmembers", "how": "mirrored", "correlation": 0.98, "left_out": True}
     queries["duplicates"] |= {"near": 2, "near_pairs": [pair]}
@@ -215,8 +221,8 @@ def grains(data):
 
 
 @pytest.mark.parametrize("layout", ["Grid", "Table"])
-def test_a_blurred_page_holds_no_sharp_picture(noisy, layout):
-    on_disk = [file.read_bytes() for file in (noisy.folder / "thumbnails").rglob("*.png")]
+def test_a_blurred_page_holds_no_sharp_picture(noisy, grain, layout):
+    on_disk = [file.read_bytes() for file in grain.rglob("*.png")]
     at = open_page("images", run="clear", layout=layout)
     sent = pictures_of(at)
     assert len(sent) >= 4 and all(grains(data) <= 16 for data in sent)
@@ -233,7 +239,7 @@ def test_a_blurred_page_holds_no_sharp_picture(noisy, layout):
 
 
 def test_only_the_bundled_demo_opens_sharp_and_one_run_says_nothing_about_another(noisy, home):
-    shutil.copytree(noisy.folder, home / "runs" / "demo")
+    shutil.copytree(noisy.folder, home / "runs" / "demo", symlinks=True)
     bundled = {name: demo_request("leaky").to_json()[name] for name in ("members", "nonmembers")}
     for file, changed in (("request", bundled), ("report", {"run": noisy.report["run"] | {"name": "bundled"}})):
         path = home / "runs" / "demo" / f"{file}.json"

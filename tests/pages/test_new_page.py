@@ -67,7 +67,6 @@ def answer(store, **parts):
 def page():
     """Page New audit, run once."""
     app = AppTest.from_file(APP, default_timeout=30)
-    app.run()
     app.switch_page("pages/new.py").run()
     assert not app.exception, app.exception
     return app
@@ -202,7 +201,6 @@ def test_a_full_disk_stops_the_start(store):
 def test_a_path_outside_the_inbox_never_reaches_a_row(store, typed):
     app = AppTest.from_file(APP, default_timeout=30)
     app.session_state["new_inbox_checkpoint"] = typed  # AppTest cannot type a new option
-    app.run()
     app.switch_page("pages/new.py").run()
     assert not app.exception and has(app, "lies outside the inbox")
     assert app.button(key="new_next_images").disabled and store.list(None) == []

@@ -50,7 +50,6 @@ def page(**query):
     app = AppTest.from_file(APP, default_timeout=30)
     for name, value in query.items():
         app.query_params[name] = value
-    app.run()
     return app.switch_page("pages/runs.py").run()
 
 

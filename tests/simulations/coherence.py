@@ -78,7 +78,7 @@ def rows(runs=1, folder=None):
 
     with tempfile.TemporaryDirectory() as root:
         for name, side in (("half split", 400), ("cross-fitted", 120)):
-            synthetic_run(Path(root) / name, side, side + 10, leak=1.0, timesteps=6)
+            synthetic_run(Path(root) / name, side, side + 10, leak=1.0, timesteps=6, thumbnails=False)
             yield from _rows(Path(root) / name, name)
 
 

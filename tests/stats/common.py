@@ -43,15 +43,15 @@ def naive_bounds(scores, is_member, fpr):
     a, b = scores[is_member], sorted(scores[~is_member], reverse=True)
     m, n = len(a), len(b)
     edge = [math.inf, *b, -math.inf]  # b_(0) ... b_(n+1)
-    lo = [int(np.sum(a > edge[k])) for k in range(n + 1)]
-    hi = [int(np.sum(a >= edge[k + 1])) for k in range(n + 1)]
+    lo = np.array([np.sum(a > edge[k]) for k in range(n + 1)])
+    hi = np.array([np.sum(a >= edge[k + 1]) for k in range(n + 1)])
     w = binom.pmf(np.arange(n + 1), n, fpr)
 
     def lower(x):
-        return sum(wk if k == 0 else wk * beta.cdf(x, k, m - k + 1) for wk, k in zip(w, lo, strict=True))
+        return sum(np.where(lo == 0, w, w * beta.cdf(x, np.maximum(lo, 1), m - lo + 1)))
 
     def upper(x):
-        return sum(0 if k == m else wk * beta.cdf(x, k + 1, m - k) for wk, k in zip(w, hi, strict=True))
+        return sum(np.where(hi == m, 0, w * beta.cdf(x, hi + 1, np.maximum(m - hi, 1))))
 
     return bisect(lower, 0.025), bisect(upper, 0.975)
 
