@@ -145,6 +145,8 @@ def test_by_value_the_map_stays_without_your_window(home):
 @pytest.mark.browser
 @pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "-")
 def test_a_click_on_a_cell_moves_the_slider_the_address_and_your_card(home, tmp_path):
+    from playwright.sync_api import expect
+
     where = """([first, last]) => {
         const chart = [...document.querySelectorAll('.js-plotly-plot')].find(c => c._fullData && c._fullData.some(t => t.name === 'windows'));
         const l = chart._fullLayout, box = chart.getBoundingClientRect();
@@ -164,7 +166,9 @@ def test_a_click_on_a_cell_moves_the_slider_the_address_and_your_card(home, tmp_
             page.wait_for_timeout(300)
             page.mouse.click(*page.evaluate(where, [first, last]))
             page.wait_for_function(f"location.search.includes('win=t%3D{first}&win=t%3D{last}')")
-            page.wait_for_function(f"[...document.querySelectorAll('[role=slider]')].map(s => s.getAttribute('aria-valuetext')).join() === 't={first},t={last}'")
+            ends = [page.get_by_role("slider").nth(i) for i in range(2)]
+            for end, t_end in zip(ends, (first, last), strict=True):
+                expect(end).to_have_attribute("aria-valuetext", f"t={t_end}", timeout=60_000)
             page.get_by_text(fmt.window(first, last)).first.wait_for()
             page.get_by_role("slider").first.press("ArrowRight")
             page.wait_for_function(f"!location.search.includes('win=t%3D{first}&win=t%3D{last}')")
