@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plotly.subplots import make_subplots
 
 from audit.report import figures, series
 from audit.report.run import open_run
@@ -198,3 +199,14 @@ def test_auc_axis_never_zooms_into_noise(run):
 def test_style_returns_the_figure_it_was_given():
     fig = go.Figure()
     assert figures.style(fig, 240, description="d") is fig and fig.layout.height == 240
+
+
+def test_style_keeps_what_a_figure_had_and_reaches_every_axis():
+    fig = make_subplots(rows=2, cols=1)
+    fig.update_xaxes(title={"text": "timestep t"}, row=2, col=1)
+    fig.add_shape(type="line", x0=0, x1=1, y0=0, y1=1)
+    figures.style(fig, 240)
+    assert len(fig.layout.shapes) == 1 and fig.layout.xaxis2.title.text == "timestep t" and fig.layout.xaxis2.domain == (0.0, 1.0)
+    for axis in (fig.layout.xaxis, fig.layout.yaxis, fig.layout.xaxis2, fig.layout.yaxis2):
+        assert (axis.ticks, axis.zeroline, axis.title.standoff) == ("outside", False, 8)
+    assert fig.layout.xaxis2.showline and fig.layout.yaxis2.showline is None
