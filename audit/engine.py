@@ -81,6 +81,10 @@ class MeasurePlan:
         """The Probe of one of its names, with low-pass tables where they are asked for."""
         return _low_passed(name) if name in self.filtered else PROBES[name]
 
+    def for_reference(self):
+        """The plan of a second model beside this one's target: without the probes that only a target is asked."""
+        return replace(self, probes=tuple(name for name in self.probes if not PROBES[name].OF_TARGET))
+
     def of(self, name):
         """The plan of one of its probes alone, with that probe's timesteps and draws."""
         timesteps, draws = next(((t, s) for probe, t, s in self.own if probe == name), (self.timesteps, self.draws))

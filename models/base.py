@@ -3,6 +3,7 @@
 A format (models/formats/) turns files into a Denoiser; probes ask it for nothing but `predict`.
 """
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 
@@ -124,6 +125,12 @@ class Denoiser:
         smallest, largest = posterior_log_variance(self.schedule, "fixed_small"), np.log(self.schedule.betas)
         share = (raw + 1) / 2  # Nichol & Dhariwal 2021, eq. 15
         return share * per_image(largest, t, raw) + (1 - share) * per_image(smallest, t, raw)
+
+    def with_network(self, network):
+        """The same kind of Denoiser around another network of the same shape; this one stays as it is."""
+        other = copy.copy(self)
+        other.network = network
+        return other
 
     def encode(self, images):
         """(N,C,H,W) pictures in [-1, 1] -> x0 in model space; the identity for pixel models."""

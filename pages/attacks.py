@@ -1,19 +1,20 @@
 """Which attack is worth its price? What each finds against the model calls it takes, and whether it differs from the headline attack beyond luck."""
+# ruff: noqa: E402  (the guard comes before every other import)
 
 from pages.frame import guard
 
 guard()
 
-import pandas as pd  # noqa: E402
-import streamlit as st  # noqa: E402
+import pandas as pd
+import streamlit as st
 
-from audit import format as fmt  # noqa: E402
-from audit.attacks import ATTACKS  # noqa: E402
-from audit.glossary import GLOSSARY  # noqa: E402
-from audit.report import figures, prices, series  # noqa: E402
-from audit.report.parts import comparison_cells, comparison_note, settings_words, tpr_of  # noqa: E402
-from pages.frame import notice, page_head  # noqa: E402
-from pages.frame.evidence import chart, follow_run, origin  # noqa: E402
+from audit import format as fmt
+from audit.attacks import ATTACKS
+from audit.glossary import GLOSSARY
+from audit.report import figures, prices, series
+from audit.report.parts import comparison_cells, comparison_note, settings_words, tpr_of
+from pages.frame import notice, page_head
+from pages.frame.evidence import chart, follow_run, origin
 
 TITLES = {"AUC": "AUC", "TPR": f"TPR at {fmt.fpr(prices.TPR_FPR)} FPR"}
 OLDER = "This report was made by an older version, which did not compare attacks. Its stored tables are intact:"

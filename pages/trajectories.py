@@ -1,16 +1,18 @@
 """Where along t does the model know its members? Losses per timestep, and the AUC of each timestep alone."""
+# ruff: noqa: E402  (the guard comes before every other import)
 
 from pages.frame import guard
 
 guard()
 
-import numpy as np  # noqa: E402
-import streamlit as st  # noqa: E402
+import numpy as np
+import streamlit as st
 
-from audit import format as fmt  # noqa: E402
-from audit.report import figures, series  # noqa: E402
-from pages.frame import page_head  # noqa: E402
-from pages.frame.evidence import chart, follow_run, legend  # noqa: E402
+from audit import format as fmt
+from audit.report import figures, series
+from audit.report.parts import losses_alone_sentence
+from pages.frame import page_head
+from pages.frame.evidence import chart, follow_run, legend
 
 GAP, LOSS = "Gap to non-members", "Loss itself"
 BANDS = {fmt.percent(share): share for share in (0.5, 0.8)}
@@ -61,7 +63,7 @@ def caption(run, table):
     attack = series.attack_of(run, table)
     window = series.calibrated_window(run, attack) if attack else None
     if window is None:
-        shaded = "No attack of this run was calibrated on this table."
+        shaded = losses_alone_sentence(run.report) or "No attack of this run was calibrated on this table."
     elif window.truncate_by == "time":
         shaded = f"Shaded: the window chosen on the calibration half (t = {window.keep_from} to {window.keep_until})."
     else:

@@ -1,18 +1,20 @@
 """Which timesteps should an attacker keep? A window to move, and the calibrated choice with its held-out numbers beside it."""
+# ruff: noqa: E402  (the guard comes before every other import)
 
 from pages.frame import guard
 
 guard()
 
-import streamlit as st  # noqa: E402
+import streamlit as st
 
-from audit import format as fmt  # noqa: E402
-from audit.errors import WindowError  # noqa: E402
-from audit.glossary import GLOSSARY  # noqa: E402
-from audit.report import figures, heat, palette, series  # noqa: E402
-from audit.stats.window import Window  # noqa: E402
-from pages.frame import page_head  # noqa: E402
-from pages.frame.evidence import auc_tile, chart, follow_run, origin, tpr_tile  # noqa: E402
+from audit import format as fmt
+from audit.errors import WindowError
+from audit.glossary import GLOSSARY
+from audit.report import figures, heat, palette, series
+from audit.report.parts import losses_alone_sentence
+from audit.stats.window import Window
+from pages.frame import page_head
+from pages.frame.evidence import auc_tile, chart, follow_run, origin, tpr_tile
 
 STATISTICS = ("sum", "mean", "median", "min", "max")
 FPR = 0.01
@@ -63,6 +65,8 @@ def explore(run, tables):
             chart(figures.comparison_figure(curves, height=315), "truncation_roc")
     with right:
         windows(run, name, yours, calibrated)
+    if alone := losses_alone_sentence(run.report):
+        st.caption(alone)
     st.caption(footer(run))
 
 

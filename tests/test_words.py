@@ -166,7 +166,7 @@ def test_every_list_of_the_card_has_one_to_three_items_and_the_last_always_stand
          "draw both sets at random from one source (python -m audit split FOLDER), then audit again."),
         ("near", "This audit cannot decide: too close to what a difference between the sets could do.",
          "Members score higher (p < 0.001), but not beyond what the images alone could explain (blind AUC 0.531 [0.460, 0.602]).",
-         "draw both sets at random from one source (python -m audit split FOLDER), then audit again."),
+         "draw both sets at random from one source (python -m audit split FOLDER), then audit again; a reference checkpoint helps too."),
         ("order", "This audit cannot decide: members score lower than non-members.", "AUC 0.310 [0.270, 0.360] is below chance beyond luck.", "check which folder is which."),
         ("few", "This audit cannot decide: too few images.", "With 450 images a side only a leak above AUC 0.580 would show.",
          "add images; 1,800 a side would show 0.540."),
@@ -176,6 +176,12 @@ def test_every_list_of_the_card_has_one_to_three_items_and_the_last_always_stand
 def test_the_eight_rows_of_the_design(kind, headline, reason, next_):
     said = words.verdict_words(filled(bare(), kind))
     assert (said.headline, said.reason, said.next) == (headline, reason, next_)
+
+
+def test_a_reference_that_is_there_is_not_advised():
+    made = filled(bare(), "near")
+    made["measurement"] = {"reference": {"sha256": "ab" * 32}}
+    assert words.verdict_words(made).next == "draw both sets at random from one source (python -m audit split FOLDER), then audit again."
 
 
 def test_a_control_at_chance_that_failed_is_named_with_its_interval():

@@ -305,11 +305,11 @@ def facts_of(opened, wish):
     filtered = filtered_probes(choose(wish["attacks"]), wish["settings"])
     settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
-    plan = engine.MeasurePlan(**settings)
-    specs = {source + table: spec for source in opened for table, spec in engine.specs(plan, denoiser.schedule).items()}
-    values = len(opened) * sum(plan.of(name).draws * len(plan.probe(name).TABLES) * len(plan.of(name).timesteps) for name in probes)
+    plans = {source: _plan(settings, source) for source in opened}
+    specs = {source + table: spec for source, plan in plans.items() for table, spec in engine.specs(plan, denoiser.schedule).items()}
+    values = sum(plan.of(name).draws * len(plan.probe(name).TABLES) * len(plan.of(name).timesteps) for plan in plans.values() for name in plan.probes)
     versions = {name: PROBES[name].VERSION for name in probes}
-    calls, shared = (sum(int(count(plan, d)) for d in opened.values()) for count in (engine.calls_per_image, engine.shared_calls))
+    calls, shared = (sum(int(count(plans[source], d)) for source, d in opened.items()) for count in (engine.calls_per_image, engine.shared_calls))
     reference = opened.get(REFERENCE)
     warning = reference and noise_warning(denoiser, reference)
     return Facts(settings, specs, calls, values, versions, shared, skipped, reference and reference.info.to_json(), (warning,) if warning else ())
@@ -340,10 +340,12 @@ def _affordable(opened, settings, wish):
     return tuple(probe for probe in PROBES if probe in used), skipped
 
 
-def _plan(settings):
+def _plan(settings, source=TARGET):
+    """The MeasurePlan of one source."""
     from audit.engine import MeasurePlan
 
-    return MeasurePlan(**settings)
+    plan = MeasurePlan(**settings)
+    return plan if source == TARGET else plan.for_reference()
 
 
 def describe(denoiser, device):
@@ -396,8 +398,9 @@ def probe_network(place, images, count, settings):
     from audit.engine import check_precision
 
     opened, device = networks(place)
-    plan, found = _plan(settings), []
-    for denoiser in opened.values():
+    found = []
+    for source, denoiser in opened.items():
+        plan = _plan(settings, source)
         x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
         if plan.precision != "fp32":
             check_precision(denoiser, x0, plan)
@@ -422,7 +425,7 @@ def measure(place, images, first, stop, settings, flag):
     x0 = load_x0(images, first, stop, opened[TARGET])
     begun, sizes, tables = time.perf_counter(), [settings["batch_size"]], {}
     for source, denoiser in opened.items():
-        measured = measure_block(denoiser, x0, _plan(settings), should_stop=flag.is_set, on_batch_size=sizes.append)
+        measured = measure_block(denoiser, x0, _plan(settings, source), should_stop=flag.is_set, on_batch_size=sizes.append)
         tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
 

@@ -45,6 +45,12 @@ class ApiView(Denoiser):
         a, s = (per_image(np.sqrt(values), t, xt) for values in (self.schedule.alphas_cumprod, 1 - self.schedule.alphas_cumprod))
         return Prediction((xt - a * picture) / s, picture, None)
 
+    def with_network(self, network):
+        """The API of another network: its answers must come from there too."""
+        other = super().with_network(network)
+        other.behind = self.behind.with_network(network)
+        return other
+
     def picture(self, x0_hat, xt, t):
         """What is shown for x0_hat, the answer to the query (xt, t); (N,C,H,W) in [-1, 1], in the dtype of x0_hat."""
         shown = x0_hat.clamp(-1, 1)

@@ -39,6 +39,7 @@ class Probe:
         NOISES_PER_DRAW: pictures of noise behind one draw of the tables (ROW "image").
         CALLS_PER_ROW: network calls of one row, where `row_calls` says nothing else.
         FILTERED: tables that `low_passed` adds at no call; empty where no distance is filtered. low: whether this one makes them.
+        OF_TARGET: its numbers are no score of a model: with a reference they are measured once, on the target.
         EXACT: its numbers are differences of nearly equal predictions: float32 whatever the precision asked for.
     """
 
@@ -49,6 +50,7 @@ class Probe:
     DRAWS = None
     NOISES_PER_DRAW = 1
     CALLS_PER_ROW = 1
+    OF_TARGET = False
     EXACT = False
     FILTERED = ()
     low = False

@@ -14,10 +14,12 @@ SPREAD = 0.02  # of parameters that no layer knows how to reset
 class Untrained(Probe):
     """untrained/eps_mse   mean over pixels of (eps_hat - eps)^2 at x_t, asked of a copy of the network with freshly drawn weights; dimensionless.
 
-    Its 8 timesteps are features of the blind baseline; no attack reads it.
+    Its 8 timesteps are features of the blind baseline; no attack reads it. Through an API the copy is asked through the same one.
     """
 
     name = "untrained"
+    VERSION = 2
+    OF_TARGET = True
     TABLES = ("untrained/eps_mse",)
     DRAWS = 1
     EXACT = True
@@ -41,8 +43,7 @@ class Untrained(Probe):
 
 def untrained(denoiser):
     """A Denoiser of the same kind with weights drawn anew, the same every time; the given one stays as it is."""
-    fresh = copy.copy(denoiser)
-    fresh.network = copy.deepcopy(denoiser.network).cpu()
+    fresh = denoiser.with_network(copy.deepcopy(denoiser.network).cpu())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SEED)
         for module in fresh.network.modules():

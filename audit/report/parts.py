@@ -60,6 +60,16 @@ def reference_sentence(report, row):
     return f"{title_of(row['name'])} on the reference alone: AUC {fmt.value_interval(auc)}; {apart}"
 
 
+def losses_alone_sentence(report):
+    """What the losses of a run with a reference are, where its scores are differences. "" without one."""
+    if reference_of(report) is None:
+        return ""
+    return (
+        "The scores of this run are the checkpoint’s minus those of a reference; the losses here are one model’s alone (reference/… : the reference’s), "
+        "so no number on this page is one of the report."
+    )
+
+
 def done_rows(report):
     """Entries of report["attacks"] that have scores."""
     return [row for row in report["attacks"] if row["status"] == "done"]

@@ -240,10 +240,11 @@ def _sets_differ(report):
 def _near(report):
     blind = blind_of(report)
     measured = "" if blind is None else f" (blind AUC {fmt.value_interval(blind['auc'])})"
+    helps = "" if reference_of(report) else "; a reference checkpoint helps too"
     return (
         "This audit cannot decide: too close to what a difference between the sets could do.",
         f"Members score higher ({fmt.p_value(report['permutation']['p_value'])}), but not beyond what the images alone could explain{measured}.",
-        f"draw both sets at random from one source ({SPLIT_COMMAND}), then audit again.",
+        f"draw both sets at random from one source ({SPLIT_COMMAND}), then audit again{helps}.",
     )
 
 

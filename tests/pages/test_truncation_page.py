@@ -1,5 +1,7 @@
 """The slider at the calibrated window shows the report's own numbers; anywhere else it says so."""
 
+import json
+
 import pytest
 
 from audit import format as fmt
@@ -46,6 +48,17 @@ def test_opens_on_a_table_with_a_calibrated_window_where_the_headline_attack_has
     assert tiles(at) == report_tiles(run, "loss_x0") * 2
     at = open_page("truncation", run="stepped", table="eps_mse")
     assert any(c.value.startswith("No attack of this run cuts this table to a window") for c in at.caption)
+
+
+@pytest.mark.parametrize("page", ["truncation", "trajectories"])
+def test_beside_a_reference_the_losses_are_said_to_be_one_models_alone(home, page):
+    said = "so no number on this page is one of the report"
+    assert not any(said in c.value for c in open_page(page, run="clear").caption)
+    path = home / "runs" / "clear" / "report.json"
+    report = json.loads(path.read_text())
+    report["measurement"]["reference"] = {"sha256": "ab" * 32, "format": "diffusers", "architecture": "UNet2DModel", "parameters": 10}
+    path.write_text(json.dumps(report))
+    assert any(said in c.value for c in open_page(page, run="clear").caption)
 
 
 @pytest.mark.parametrize("attack", ["loss_eps", "loss_x0", "loss_vlb", "gray_intermediate"])
