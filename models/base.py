@@ -43,7 +43,8 @@ class CheckpointInfo:
         image_shape: (C,H,W) of the pictures; settings: how each setting was decided.
         confidence: "certain", "likely" (something was guessed or could not be checked) or "incomplete" (see missing); then prediction_type,
             train_timesteps and sizes in image_shape may be None.
-        files: relative names of the files used; missing: what the files do not say and nobody gave; notes: what would change the answer, a line each.
+        files: relative names of the files used; missing: what the files do not say and nobody gave; notes: what would change the answer, a line each;
+            fixed: names of settings that the tensors show, so that nobody can give them otherwise.
     """
 
     sha256: str
@@ -59,10 +60,11 @@ class CheckpointInfo:
     files: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def to_json(self):
         """Plain dict for report.json and `inspect --json`."""
-        lists = {"settings": [dataclasses.asdict(s) for s in self.settings]} | {name: list(getattr(self, name)) for name in ("image_shape", "files", "missing", "notes")}
+        lists = {"settings": [dataclasses.asdict(s) for s in self.settings]} | {name: list(getattr(self, name)) for name in ("image_shape", "files", "missing", "notes", "fixed")}
         return dataclasses.asdict(self) | lists
 
 

@@ -59,6 +59,15 @@ def rank_missing(path, images, cond=None, unpack_into=None, **settings):
         return rank(candidates, images, cond) if candidates else None
 
 
+def form_of(format_name):
+    """(words, questions) of a format: one line for people, and what models/overrides.py:form may ask; no questions where its files decide everything.
+
+    Args: format_name: a key of models/formats/__init__.py:FORMATS.
+    """
+    known = formats.get(format_name)
+    return known.words, overrides.form(getattr(known, "takes", NONE), getattr(known, "recipes", ()))
+
+
 @contextlib.contextmanager
 def _recognised(path, unpack_into, settings, convert=False):
     """(format, path to open, checked settings) for a file, folder or .zip."""

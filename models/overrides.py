@@ -78,6 +78,22 @@ def check(given, said_by=""):
     return {name: _value(name, value, said_by) for name, value in given.items() if value is not None}
 
 
+def form(takes, recipes=()):
+    """What somebody may be asked who opens a checkpoint by hand, as plain data for pages and JSON.
+
+    Args: takes: Takes of a format; recipes: its names. A choice of one value is no question and is left out.
+    Returns: [{"name", "words", "kind", "values", "low", "high"}]; values are of a choice, kind "choice" also where a format narrows text to some values.
+    """
+    asked = []
+    for name in takes.names:
+        override = OVERRIDES[name]
+        values = list(takes.narrowed.get(name) or override.values or (recipes if name == "recipe" else ()))
+        kind = "choice" if values else override.kind
+        if len(values) != 1 or name == "recipe":
+            asked.append({"name": name, "words": override.words, "kind": kind, "values": values, "low": override.low, "high": override.high})
+    return asked
+
+
 def _value(name, value, said_by):
     where = f"{said_by}: " if said_by else ""
     if name not in OVERRIDES:
@@ -141,10 +157,11 @@ def fit(takes, given, words, said_by=""):
 
 @dataclass(frozen=True)
 class Decided:
-    """Settings and who decided each, in the order asked for. missing: names that nothing decides."""
+    """Settings and who decided each, in the order asked for. missing: names that nothing decides; fixed: those that the tensors show, which nobody can overrule."""
 
     settings: tuple[Setting, ...]
     missing: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     def __getitem__(self, name):
         return next((s.value for s in self.settings if s.name == name), None)
@@ -170,4 +187,4 @@ def decide(wanted, user, from_yaml, yaml_name, recipe, inferred, default, certai
         if name in certain and value != certain[name]:
             raise CheckpointError(f"{name} is {value} by {'you' if who == 'user' else 'the ' * (who == 'recipe') + who}, the tensors show {certain[name]}. Leave {name} out.")
         settings.append(Setting(name, value, "inferred" if name in certain else who))
-    return Decided(tuple(settings), tuple(missing))
+    return Decided(tuple(settings), tuple(missing), tuple(certain))

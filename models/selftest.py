@@ -31,13 +31,15 @@ class StepError:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """Outcome: error and baseline are means over the steps of per_t; hint is empty when it denoises, else what to check, in one line."""
+    """Outcome: error and baseline are means over the steps of per_t; hint is empty when it denoises, else what to check, in one line; better: the prediction type
+    that denoises clearly where the checkpoint's own does not, or ""."""
 
     passed: bool
     error: float
     baseline: float
     per_t: tuple[StepError, ...]
     hint: str
+    better: str = ""
 
     def require(self):
         """Raise SelfTestFailed unless it denoises; returns self."""
@@ -88,7 +90,7 @@ def self_test(denoiser, x0, seed=0, cond=None):
     passed = ratios[own] <= LARGEST_RATIO and max(errors[own]) < 1 and not misread
     hint = "" if passed else _hint(denoiser, better, float(np.mean(errors[better])), misread)
     rows = tuple(StepError(t, e, b) for t, e, b in zip(steps, errors[own], baselines, strict=True))
-    return SelfTest(bool(passed), float(np.mean(errors[own])), float(np.mean(baselines)), rows, hint)
+    return SelfTest(bool(passed), float(np.mean(errors[own])), float(np.mean(baselines)), rows, hint, better if misread else "")
 
 
 def _few(denoiser, x0, cond):

@@ -13,16 +13,23 @@ from audit.attacks import ATTACKS
 from audit.errors import AuditError
 from audit.jobs.submit import submit_audit
 from audit.presets import PRESETS
+from audit.pricing import shares
 from audit.request import Request
-from pages.frame import checks, go, heading, intake, notice, start_demo
+from pages.frame import checks, go, heading, intake, loader, notice, start_demo
 from pages.frame import config as settings
 from pages.frame import plan as words
+from pages.frame import terms as access
 
 STEPS = {"checkpoint": "1 Checkpoint", "images": "2 Images", "price": "3 Attacks and price"}
 MANIFEST, WORD = "Manifest", "My word"
 SPLIT_HELP = "Which picture is a member was decided by a fair coin each, before training. Folders that were filled in any other way are not such a split."
 MANIFEST_HELP = "The file that python -m audit split wrote. Put it into the inbox."
 WORD_ALLOWS = "Your word allows an ε lower bound, which the report says rests on it. It changes nothing in the verdict."
+CHECKPOINT_HELP = "A diffusers folder (or a .zip of one), or a .pt or .safetensors of improved-diffusion, guided-diffusion or pytorch-ddpm."
+REFERENCE_HELP = (
+    "A second model that was not trained on the members, such as the base of a fine-tune, with the same image shape and number of timesteps. "
+    "What makes an image easy for both cancels; what only the checkpoint knows stays."
+)
 PRESET_LABELS = {"quick": "Quick · 20 timesteps", "standard": "Standard · 50", "thorough": "Thorough · all"}
 
 
@@ -34,7 +41,6 @@ def main():
     heading("New audit", "What to audit, with which images, and what it will cost.")
     _demo_banner()
     step = _steps()
-    preset = st.session_state.get("new_preset_kept", "standard")
     if step == "price":
         columns = st.columns([1.15, 1], gap="medium")
         with columns[0]:
@@ -44,9 +50,15 @@ def main():
     left, right = st.columns([1, 1.1], gap="large")
     if step == "checkpoint":
         with left:
-            _choose(config, intake.CHECKPOINT, "checkpoint", "Where is it", "A diffusers folder (or a .zip of one): model_index.json, or config.json beside scheduler_config.json.")
+            _choose(config, intake.CHECKPOINT, "checkpoint", "Where is it", CHECKPOINT_HELP)
+            form = st.container(key="new_form")
+            with st.expander("Reference checkpoint", icon=":material/compare_arrows:", key="new_reference"):
+                _choose(config, intake.CHECKPOINT, "reference", "Where is the reference", REFERENCE_HELP)
+        answers = checks.follow(config, _asked())
+        with form:
+            _form(answers)
         with right, st.container(border=True, key="check_checkpoint"):
-            _recognised(config, checks.follow(config, _asked(preset)))
+            _recognised(config, answers)
     else:
         with left:
             _choose(config, intake.IMAGES, "members", "Members - were trained on", "A folder, .zip or .npz of images that the model was trained on.")
@@ -54,7 +66,7 @@ def main():
             _choose(config, intake.IMAGES, "nonmembers", "Non-members - same source, never trained on", help)
             _choose_split(config)
         with right, st.container(border=True, key="check_images"):
-            _inputs(config, checks.follow(config, _asked(preset)))
+            _inputs(config, checks.follow(config, _asked()))
 
 
 def _demo_banner():
@@ -94,10 +106,24 @@ def _choose(config, kind, key, label, help):
         notice(f"choice_{key}", "warning", choice.problem)
 
 
-def _asked(preset, attacks=()):
-    """The payload of a check for all choices of now."""
-    manifest = _how()["manifest"]
-    return checks.payload(_choices() | ({"manifest": manifest} if manifest else {}), preset, attacks)
+def _asked():
+    """The payload of a check for all choices of now, whichever step they were made in."""
+    chosen, named, manifest = _choices(), {"reference": intake.choice_of("reference")}, _how()["manifest"]
+    if manifest:
+        named["manifest"] = manifest
+    terms = access.terms()
+    how = {"overrides": loader.given(chosen["checkpoint"]), "api": terms["api"], "budget": terms["budget"]}
+    return checks.payload(chosen | named, st.session_state.get("new_preset_kept", "standard"), st.session_state.get("new_attacks_kept", ()), **how)
+
+
+def _form(answers):
+    """What the file does not say, as soon as somebody knows what it is."""
+    choice = _choices()["checkpoint"]
+    if not choice.path:
+        return
+    if info := answers.part("checkpoint"):
+        loader.remember(choice, info)
+    loader.form(choice)
 
 
 def _how():
@@ -149,10 +175,34 @@ def _recognised(config, answers):
     words.recognised(info, problem)
     if info:
         words.settings(info)
-        words.self_test(answers.part("self_test"), answers.pending)
+        words.notes(info)
+        if info["missing"]:
+            _ranking(answers)
+        else:
+            words.self_test(answers.part("self_test"), answers.pending)
+            _other_reading(_choices()["checkpoint"], info, answers.part("self_test"))
+    reference = intake.choice_of("reference")
+    if reference.path and (said := words.reference_line(reference.name, answers.part("plan"), answers.problem("plan"))):
+        words.line("reference", *said)
     if _choices()["checkpoint"].path:
         checks.waiting(config, answers, "Measuring …" if info else "Reading the checkpoint …")
     _next("Next: images", "images", words.checkpoint_reason(_choices(), answers))
+
+
+def _ranking(answers):
+    """Which usual values denoise the user's own images best: a hint, once there are images."""
+    found = answers.part("ranking")
+    if found:
+        words.line("ranking", "lightbulb", found["words"] + (" It is a hint: give what the training used." if found["best"] else ""))
+    elif not answers.pending:
+        words.line("ranking", "lightbulb", "Once images are chosen, the usual values are tried on them, as a hint.")
+
+
+def _other_reading(choice, info, tested):
+    """Where another prediction type denoises and may be set: one click."""
+    better, settable = (tested or {}).get("better"), [question["name"] for question in info.get("questions") or ()]
+    if better and "prediction_type" in settable:
+        st.button(f"Use {better}", icon=":material/swap_horiz:", key="new_use_better", on_click=loader.put, args=(choice, "prediction_type", better))
 
 
 def _inputs(config, answers):
@@ -179,6 +229,8 @@ def _inputs(config, answers):
         st.text("Choose a checkpoint too: its image shape decides how the images are read.")
     elif answers.problem("checkpoint"):
         words.line("no_shape", "warning", "The checkpoint cannot be read, so the images were not.")
+    elif None in ((answers.part("checkpoint") or {}).get("image_shape") or ()):
+        words.line("no_shape", "warning", "The file does not say how large its images are: give image_size in step 1, and they are read.")
     if all(choice.path for choice in chosen.values()):
         checks.waiting(config, answers, "Measuring …" if images else "Reading the images …")
     _next("Next: attacks and price", "price", words.images_reason(chosen, answers, _how()))
@@ -203,18 +255,33 @@ def _preset():
 
 
 def _attacks():
-    """The attack table and the cards behind it. Returns canonical names."""
-    used = words.attack_table(ATTACKS)
-    st.caption("The loss grid is measured once, however many attacks share it.")
-    if set(used) == set(ATTACKS):  # no names in the request: its default budget decides
-        st.caption("All are ticked: the cheapest run that together cost at most one more loss grid. Untick one, and every attack still ticked runs, whatever it costs.")
+    """The attack table with what each adds to the price, the API and the budget, and the cards. Returns canonical names."""
+    table = st.container()
+    access.choose()
+    costs, terms = checks.known(_asked()).part("costs"), access.terms()
+
+    def shares_of(used):
+        return shares(costs, used, access.limit(_named(used)), terms["api"] is not None) if costs and used else {}
+
+    with table:
+        used = words.attack_table(ATTACKS, shares_of)
+        st.caption("What several attacks read is measured once: the first of them pays for it.")
+        if not _named(used) and terms["budget"] is None:  # no names in the request: its default budget decides
+            st.caption("All are ticked: the cheapest run that together cost at most one more loss grid. Untick one, and every attack still ticked runs, whatever it costs.")
     words.attack_cards(ATTACKS)
+    st.session_state["new_attacks_kept"] = _named(used)
     return used
 
 
+def _named(used):
+    """The names that a request holds: none where all are ticked, so that its budget decides."""
+    return () if set(used) == set(ATTACKS) else tuple(used)
+
+
 def _price(config, column, preset, used):
-    chosen, attacks = _choices(), () if set(used) == set(ATTACKS) else used  # all of them is what a request without names means
-    answers, how = checks.follow(config, _asked(preset, attacks)), _how()
+    chosen, attacks = _choices(), _named(used)
+    terms, settings, reference = access.terms(), loader.given(chosen["checkpoint"]), intake.choice_of("reference")
+    answers, how = checks.follow(config, _asked()), _how()
     price = answers.part("price")
     with column, st.container(border=True, key="check_price"):
         st.subheader("Price", anchor=False)
@@ -226,11 +293,14 @@ def _price(config, column, preset, used):
             checks.waiting(config, answers, "Measuring on two batches …")
         else:
             st.text("Nothing was measured: the checkpoint or the sets cannot be audited, or the device is busy.")
+        for number, (icon, text) in enumerate(words.summary(reference, terms, settings, answers.part("plan"))):
+            words.line(f"summary_{number}", icon, text)
         name_key = words.name_key(chosen["checkpoint"])
         name = st.text_input("Name", max_chars=80, key=name_key, value=words.default_name(chosen["checkpoint"]), persist_state="session").strip()
-        reason = words.start_reason(chosen, answers, used, name, price, config, how)
+        reason = words.start_reason(chosen, answers, used, name, price, config, how, terms["problem"] or reference.problem)
         look = {"icon": ":material/play_arrow:", "type": "secondary" if reason else "primary", "width": "stretch"}
-        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen, name_key, preset, attacks, how), **look)
+        wanted = {"preset": preset, "attacks": attacks, "api": terms["api"], "budget": terms["budget"], "overrides": settings}
+        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen, reference, name_key, how, wanted), **look)
         if error := st.session_state.pop("new_error", None):
             notice("start", "error", error)
         if reason:
@@ -238,19 +308,20 @@ def _price(config, column, preset, used):
                 st.text(reason)
         if all(choice.path for choice in chosen.values()):
             st.caption("Same as:")
-            st.code(words.command(chosen, preset, attacks, how), language="bash", wrap_lines=True)
+            st.code(words.command(chosen, preset, attacks, how, reference, terms, settings), language="bash", wrap_lines=True)
 
 
-def _start(config, chosen, name_key, preset, attacks, how):
+def _start(config, chosen, reference, name_key, how, wanted):
     """Look at every path once more and write the row; a second click finds the first row.
 
     A callback, so that the click also counts in the first run after the server was started again, which only brings the frame.
     """
     try:
         paths = {key: intake.checked_again(config, choice) for key, choice in chosen.items()}
+        paths["reference"] = intake.checked_again(config, reference) if reference.path else None
         manifest = how["manifest"] and intake.checked_again(config, how["manifest"])
         split = {"manifest": manifest, "randomised_split": how["random"] and how["manifest"] is None}
-        _, created = submit_audit(config, Request(**paths, **split, name=st.session_state[name_key].strip(), preset=preset, attacks=attacks))
+        _, created = submit_audit(config, Request(**paths, **split, **wanted, name=st.session_state[name_key].strip()))
     except AuditError as error:
         st.session_state["new_error"] = str(error)
         return

@@ -27,6 +27,8 @@ ATTACKS = Registry(
     }
 )
 
+GRID = "noised"  # the probe behind every loss: one loss grid is what budgets are counted in
+
 
 def choose(names):
     """The canonical names to run: those asked for, in registry order, or all.

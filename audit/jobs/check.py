@@ -3,6 +3,7 @@
 Answers come one by one: the row's `result` is written after each, and what cannot be said in time stays None.
 """
 
+import dataclasses
 import secrets
 import shutil
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audit.api import Api
 from audit.errors import AuditError
 from audit.jobs import tasks
 from audit.jobs.cluster import device_kind
@@ -22,9 +24,11 @@ from models.errors import ImageError, ModelError
 
 IMAGES_S = 8.0  # for reading the sets; larger ones are only counted
 PRICE_RANGE = 0.25  # two batches tell the speed of the whole to about this share
-EMPTY = {
-    "checkpoint": None, "checkpoint_error": None, "images": None, "images_error": None, "provenance": None, "provenance_error": None, "self_test": None, "price": None,
-}  # fmt: skip
+EMPTY = dict.fromkeys(
+    (
+        "checkpoint", "checkpoint_error", "plan", "plan_error", "costs", "images", "images_error", "provenance", "provenance_error", "self_test", "ranking", "price",
+    )
+)  # fmt: skip
 TELLS_APART_Z = 4.0  # of a feature before the audit: by luck once in 16,000 features
 DIFFERENT_SHARES = 0.1  # of a file type or size between the sets
 
@@ -49,11 +53,15 @@ class Check:
         self.request = Request.from_json({"checkpoint": "", "members": "", "nonmembers": "", **given, "name": "check"})
         self.scratch.mkdir(mode=0o700)
         try:
-            if payload["checkpoint"] and self._checkpoint() and payload["members"] and payload["nonmembers"]:
-                sampled = self._sample()
-                self._images()
-                if sampled:
-                    self._self_test_and_price(sampled)
+            if payload["checkpoint"] and self._checkpoint():
+                whole = not self.result["checkpoint"]["missing"]
+                if whole:
+                    self._plan()
+                if payload["members"] and payload["nonmembers"] and None not in self.shape:
+                    sampled = self._sample()
+                    self._images()
+                    if sampled:
+                        (self._self_test_and_price if whole else self._rank)(sampled)
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
         return self.result
@@ -64,22 +72,36 @@ class Check:
         self.ticket.update(result=self.result)
 
     def _checkpoint(self):
+        """What it is; opened where nothing is missing. Returns False where it cannot be audited."""
         self.ticket.phase("Reading the checkpoint")
-        self.engine = self.engines.get(self.request.device, wait_for_audit=False)
+        self.engine, self.facts = self.engines.get(self.request.device, wait_for_audit=False), None
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
             self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads)
-            self.opened, self.facts = self._task("checkpoint", tasks.look, self.place, wish_of(self.request))
-        except (AuditError, ModelError) as error:
-            self._say(checkpoint_error=str(error))
+            found = self._task("checkpoint", tasks.recognise, self.place)
+            if not found["missing"]:
+                self.opened = self._task("checkpoint", tasks.look, self.place)
+                found |= self.opened.info
+        except (AuditError, ModelError, TaskFailed) as error:
+            self._say(checkpoint_error=_sentence(error))
             return False
-        except TaskFailed as error:
-            if not error.sentence:
-                raise
-            self._say(checkpoint_error=error.sentence)
-            return False
-        self._say(checkpoint=self.opened.info)
+        self.shape = tuple(found["image_shape"])
+        self._say(checkpoint=found)
         return True
+
+    def _plan(self):
+        """What would be measured, with the reference and through the API; `facts` stays None where that cannot be."""
+        request, beside = self.request, {}
+        try:
+            if request.reference is not None:
+                beside = {"reference": checkpoint_place(request.reference, self.config), "reference_version": fingerprint(request.reference)}
+            api = None if request.api is None else Api(**request.api)
+            self.place = dataclasses.replace(self.place, **beside, api=api)
+            self.facts = self._task("plan", tasks.plan_check, self.place, wish_of(request))
+        except (AuditError, ModelError, TaskFailed) as error:
+            self._say(plan_error=_sentence(error))
+            return
+        self._say(plan={"skipped": self.facts.skipped, "reference": self.facts.reference, "warnings": list(self.facts.warnings)})
 
     def _task(self, label, function, *args, device=False):
         return run_task(self.engines, self.engine, self.ticket, label, function, *args, device=device)
@@ -88,7 +110,7 @@ class Check:
         from audit import images
 
         self.ticket.phase("Reading the images")
-        deadline, shape = time.monotonic() + IMAGES_S, tuple(self.opened.info["image_shape"])
+        deadline, shape = time.monotonic() + IMAGES_S, self.shape
 
         def watch(*_):
             self.ticket.check()
@@ -121,7 +143,7 @@ class Check:
         from models.imagefiles import ImageFile, pixels_of, read_set
         from models.pixels import fit
 
-        channels, *size = self.opened.info["image_shape"]
+        channels, *size = self.shape
         rows = []
         for side in ("members", "nonmembers"):
             taken = []
@@ -144,33 +166,54 @@ class Check:
         np.save(self.scratch / "sample.npy", np.stack(rows))
         return len(rows)
 
+    def _rank(self, sampled):
+        """A hint for the settings that are missing."""
+        self.ticket.phase("Trying the usual settings")
+        try:
+            self._say(ranking=self._task("ranking", tasks.rank, self.place, str(self.scratch / "sample.npy"), sampled))
+        except TaskFailed as error:
+            self._say(ranking={"words": _sentence(error), "best": None})
+
     def _self_test_and_price(self, sampled):
         self.ticket.phase("Self-test and price")
-        sample, counted = str(self.scratch / "sample.npy"), self.result["images"]
+        sample, counted, plan = str(self.scratch / "sample.npy"), self.result["images"], self.facts and self.facts.plan
         engine_kind, wanted = self.engine.kind, self.request.device if self.engine.external else device_kind(self.request.device, self.config)
         on_cpu = wanted == "cpu" and engine_kind == "cpu"
         try:
-            tested, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, self.facts.plan, bool(on_cpu and counted))
+            tested, problem, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, plan, bool(on_cpu and counted))
             self._say(self_test=tested)
-            if counted and not on_cpu and wanted == engine_kind:
-                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, self.facts.plan, device=True)
+            if problem:
+                self._say(plan_error=problem)
+                return
+            if plan and counted and not on_cpu and wanted == engine_kind:
+                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, plan, device=True)
         except TaskFailed as error:
-            if not error.sentence:
-                raise
-            self._say(checkpoint_error=error.sentence)
+            self._say(checkpoint_error=_sentence(error))
             return
         if priced is not None:
-            self._say(price=self._price(priced, counted["members"] + counted["nonmembers"], "cpu" if on_cpu else wanted))
+            kind = "cpu" if on_cpu else wanted
+            images, at_once = counted["members"] + counted["nonmembers"], self.engine.workers if kind != "cpu" else 1
+            costs = {"probes": self.facts.costs, "seconds_per_call": priced.seconds_per_call / at_once, "images": images}
+            self._say(price=self._price(priced, images, at_once, kind), costs=costs)
 
-    def _price(self, probed, images, kind):
+    def _price(self, probed, images, at_once, kind):
         calls = self.facts.calls(images)
-        seconds = calls * probed.seconds_per_call / (self.engine.workers if kind != "cpu" else 1)
-        shape, plan = self.opened.info["image_shape"], self.facts.plan
+        seconds = calls * probed.seconds_per_call / at_once
+        shape, plan = self.shape, self.facts.plan
         return {
             "seconds": seconds, "low": seconds * (1 - PRICE_RANGE), "high": seconds * (1 + PRICE_RANGE), "model_calls": calls, "calls_per_image": self.facts.calls_per_image,
             "memory_bytes": probed.memory_bytes, "disk_bytes": disk_bytes(images, int(np.prod(shape)), len(plan["timesteps"]), plan["draws"], self.facts.full_tables),
             "seconds_per_call": probed.seconds_per_call, "batch_size": probed.batch_size, "device": self.opened.device_words if kind == "cpu" else kind,
         }  # fmt: skip
+
+
+def _sentence(error):
+    """What an error says to people. Raises it where it is an internal one."""
+    if isinstance(error, TaskFailed):
+        if not error.sentence:
+            raise error
+        return error.sentence
+    return " ".join(str(error).split())
 
 
 def mode_differences(modes):

@@ -13,7 +13,7 @@ from audit.jobs.store import Store
 from audit.provenance import read_manifest
 from audit.request import Request
 
-CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides")
+CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides", "reference", "api", "budget")
 
 
 def submit_audit(config, request, out=None):

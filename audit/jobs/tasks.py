@@ -99,6 +99,7 @@ class Facts:
         calls_per_image: network calls; values_per_image: float32 numbers that come back; versions: {probe: VERSION}.
         shared_calls: network calls that are made once for all images; skipped: {attack: reason} of those that do not run.
         Calls and values are those of all sources together. reference: what was recognised in the reference, or None; warnings: sentences for the report.
+        costs: {probe: (network calls of one image, calls made once, what the budget counts per image)}, also of probes that do not run.
     """
 
     plan: dict
@@ -110,6 +111,7 @@ class Facts:
     skipped: dict = field(default_factory=dict)
     reference: dict | None = None
     warnings: tuple[str, ...] = ()
+    costs: dict = field(default_factory=dict)
 
     def calls(self, images):
         """Network calls of so many images."""
@@ -246,12 +248,12 @@ def networks(place):
         return _cache["networks"], device
 
 
-def _open(place):
-    """{source: Denoiser}, on the CPU. Raises RequestError, models.errors.ModelError."""
+def _open(place, target=None):
+    """{source: Denoiser}, on the CPU. Args: target: its Denoiser where it is open already. Raises RequestError, models.errors.ModelError."""
     from audit.sources import align, require_comparable
     from models.errors import ModelError
 
-    opened = {TARGET: place.open()}
+    opened = {TARGET: target or place.open()}
     if place.reference is not None:
         try:
             opened[REFERENCE] = place.open_reference()
@@ -301,7 +303,7 @@ def facts_of(opened, wish):
     denoiser = opened[TARGET]
     timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
     settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
-    probes, skipped = _affordable(opened, settings, wish)
+    probes, skipped, costs = _affordable(opened, settings, wish)
     filtered = filtered_probes(choose(wish["attacks"]), wish["settings"])
     settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
@@ -312,13 +314,13 @@ def facts_of(opened, wish):
     calls, shared = (sum(int(count(plans[source], d)) for source, d in opened.items()) for count in (engine.calls_per_image, engine.shared_calls))
     reference = opened.get(REFERENCE)
     warning = reference and noise_warning(denoiser, reference)
-    return Facts(settings, specs, calls, values, versions, shared, skipped, reference and reference.info.to_json(), (warning,) if warning else ())
+    return Facts(settings, specs, calls, values, versions, shared, skipped, reference and reference.info.to_json(), (warning,) if warning else (), costs)
 
 
 def _affordable(opened, settings, wish):
-    """(probes to run, in registry order; {attack: why it is left out})."""
+    """(probes to run, in registry order; {attack: why it is left out}; Facts.costs)."""
     from audit import engine
-    from audit.attacks import ATTACKS, choose, within_budget
+    from audit.attacks import ATTACKS, GRID, choose, within_budget
     from audit.errors import RequestError
     from audit.probes import PROBES
 
@@ -328,16 +330,17 @@ def _affordable(opened, settings, wish):
     if not names:
         raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
     plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
-    cost = engine.calls_of(plan, denoiser)
-    for probe in PROBES:
-        cost[probe] += -(-engine.shared_calls(replace(plan, probes=(probe,)), denoiser) // SHARED_BY)
-        cost[probe] *= len(opened)  # each source allows the same timesteps and is asked the same
-    chosen, skipped = within_budget(names, cost | {"noised": 0}, cost["noised"], budget)
+    costs = {}
+    for probe, each in engine.calls_of(plan, denoiser).items():
+        once, asked = engine.shared_calls(replace(plan, probes=(probe,)), denoiser), 1 if PROBES[probe].OF_TARGET else len(opened)
+        costs[probe] = tuple(int(asked * calls) for calls in (each, once, each - (-once // SHARED_BY)))  # each source allows the same timesteps and is asked the same
+    counted = {probe: cost[2] for probe, cost in costs.items()}
+    chosen, skipped = within_budget(names, counted | {GRID: 0}, counted[GRID], budget)
     if not chosen:
         raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
     skipped |= hidden
     used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
-    return tuple(probe for probe in PROBES if probe in used), skipped
+    return tuple(probe for probe in PROBES if probe in used), skipped, costs
 
 
 def _plan(settings, source=TARGET):
@@ -371,22 +374,29 @@ def test_network(place, images, count):
     """
     from models.errors import SelfTestFailed
 
-    (opened, _), found = networks(place), []
-    for source, denoiser in opened.items():
-        tested = run_self_test(getattr(denoiser, "behind", denoiser), images, count)  # an API may show too little for it
-        if source == REFERENCE and not tested.passed:
-            measured = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
-            raise SelfTestFailed(f"--reference does not denoise these images: {measured}. {tested.hint}")
-        found.append(tested.require())
-    return found[0].to_json()
+    opened, _ = networks(place)
+    tested = run_self_test(opened[TARGET], images, count).require()
+    if problem := reference_problem(opened, images, count):
+        raise SelfTestFailed(problem)
+    return tested.to_json()
+
+
+def reference_problem(opened, images, count):
+    """A sentence where there is a reference and it does not denoise these images, else "". Args: opened: {source: Denoiser}; the rest: as run_self_test."""
+    if REFERENCE not in opened or (tested := run_self_test(opened[REFERENCE], images, count)).passed:
+        return ""
+    measured = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
+    return f"--reference does not denoise these images: {measured}. {tested.hint}"
 
 
 def run_self_test(denoiser, images, count):
-    """models.selftest.self_test on images of both sets: the first and the last of `count` in turn, because it may look at few."""
+    """models.selftest.self_test on images of both sets: the first and the last of `count` in turn, because it may look at few. An API may show too little
+    for it, so the network behind is asked."""
     import torch
 
     from models.selftest import self_test
 
+    denoiser = getattr(denoiser, "behind", denoiser)
     half = min(SELF_TEST_IMAGES, count) // 2
     first, last = load_x0(images, 0, half, denoiser), load_x0(images, count - half, count, denoiser)
     return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1))
@@ -395,9 +405,13 @@ def run_self_test(denoiser, images, count):
 @task
 def probe_network(place, images, count, settings):
     """Find the batch size unless the plan fixes it, check the precision, time two batches. Returns Probed."""
+    return probed(*networks(place), images, count, settings)
+
+
+def probed(opened, device, images, count, settings):
+    """Probed of a plan on a device, the mean over the sources. Args: opened: {source: Denoiser}, on that device."""
     from audit.engine import check_precision
 
-    opened, device = networks(place)
     found = []
     for source, denoiser in opened.items():
         plan = _plan(settings, source)
@@ -430,37 +444,71 @@ def measure(place, images, first, stop, settings, flag):
     return tables, time.perf_counter() - begun, min(sizes)
 
 
-_looked: dict = {}  # the network of the check that is under way: a check opens it first, and tests it once the images are read
+_looked: dict = {}  # what the check that is under way has opened: first the checkpoint, then with what stands beside it, tested once the images are read
 
 
 @task
-def look(place, wish):
-    """Open a checkpoint for a check, on the CPU and beside the network that an audit has loaded. Returns (Opened, Facts)."""
+def recognise(place):
+    """What a checkpoint is, before a tensor is read. Returns CheckpointInfo as JSON, with the `words` and `questions` of its format (models/checkpoint.py:form_of)."""
+    from models.checkpoint import form_of, inspect_checkpoint
+
+    info = inspect_checkpoint(place.checkpoint, **dict(place.overrides)).to_json()
+    words, questions = form_of(info["format"])
+    return info | {"words": words, "questions": questions}
+
+
+@task
+def look(place):
+    """Open a checkpoint for a check, on the CPU and beside the network that an audit has loaded. Returns Opened."""
     _prepare_process(place)
     _looked.clear()
-    denoiser = place.open()
-    _looked[place.identity] = denoiser
-    return describe(denoiser, _device(replace(place, device="cpu"))), facts_of({TARGET: denoiser}, wish)
+    _looked[place.identity] = place.open()
+    return describe(_looked[place.identity], _device(replace(place, device="cpu")))
+
+
+@task
+def plan_check(place, wish):
+    """Facts of a check, with the reference and the API of `place`. Args: wish: as `facts_of` takes it."""
+    return facts_of(_looked_at(place), wish)
+
+
+def _looked_at(place):
+    """{source: Denoiser} of a check; what it has opened already is not opened again."""
+    key = place.identity, place.reference, place.reference_version, place.api
+    if key not in _looked:
+        target = _looked.get(place.identity)
+        _looked.clear()
+        _looked[key] = _open(place, target)
+    return _looked[key]
+
+
+@task
+def rank(place, images, count):
+    """Which usual values of missing settings denoise these images best. Returns {"words", "best"}, or None where the format has nothing to compare."""
+    from models.checkpoint import rank_missing
+    from models.pixels import to_model_range
+
+    _prepare_process(place)
+    found = rank_missing(place.checkpoint, to_model_range(np.load(images, allow_pickle=False)[:count]), **dict(place.overrides))
+    return found and {"words": found.words, "best": found.best}
 
 
 @task
 def look_closer(place, images, count, settings, price_here):
-    """Self-test of a check's network and, on the CPU, its price; the network is dropped afterwards.
+    """Self-test of a check's networks and, on the CPU, their price; they are dropped afterwards.
 
-    Returns: (SelfTest as JSON, Probed or None).
+    Args: settings: Facts.plan, or None where there is no plan to price.
+    Returns: (SelfTest as JSON, the reference's problem or "", Probed or None).
     """
     _prepare_process(place)
-    denoiser = _looked.pop(place.identity, None) or place.open()
+    opened = _looked_at(place if settings else replace(place, reference=None, reference_version=None, api=None))
     _looked.clear()
-    tested = run_self_test(denoiser, images, count).to_json()
-    if not price_here:
-        return tested, None
-    return tested, price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), _device(replace(place, device="cpu")))
+    tested, problem = run_self_test(opened[TARGET], images, count).to_json(), reference_problem(opened, images, count)
+    priced = probed(opened, _device(replace(place, device="cpu")), images, count, settings) if price_here and settings else None
+    return tested, problem, priced
 
 
 @task
 def price_on_device(place, images, count, settings):
     """Price of a check on the GPU, in turn with an audit's shards. Returns Probed."""
-    opened, device = networks(place)
-    denoiser = opened[TARGET]
-    return price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), device)
+    return probed(*networks(place), images, count, settings)

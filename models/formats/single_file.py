@@ -88,5 +88,6 @@ def info_of(given, *, format_name, architecture, parameters, weights, decided, s
         confidence="incomplete" if decided.missing else confidence,
         files=tuple(filter(None, (given.content.name, given.yaml_name))),
         missing=decided.missing,
+        fixed=decided.fixed,
         notes=notes,
     )

@@ -17,21 +17,25 @@ from pages.frame.states import notice
 HISTORY = "new_checks"  # [(payload, job id)], newest first
 KEPT = 12
 RESTS_ON = {  # part of a result: the choices that it depends on
-    "checkpoint": ("checkpoint",),
-    "images": ("checkpoint", "members", "nonmembers"),
-    "provenance": ("checkpoint", "members", "nonmembers", "manifest"),
-    "self_test": ("checkpoint", "members", "nonmembers"),
-    "price": ("checkpoint", "members", "nonmembers", "preset", "attacks"),
+    "checkpoint": ("checkpoint", "overrides"),
+    "images": ("checkpoint", "overrides", "members", "nonmembers"),
+    "provenance": ("checkpoint", "overrides", "members", "nonmembers", "manifest"),
+    "self_test": ("checkpoint", "overrides", "members", "nonmembers"),
+    "ranking": ("checkpoint", "overrides", "members", "nonmembers"),
+    "plan": ("checkpoint", "overrides", "reference", "api", "preset", "attacks", "budget"),
+    "costs": ("checkpoint", "overrides", "members", "nonmembers", "reference", "api", "preset"),
+    "price": ("checkpoint", "overrides", "members", "nonmembers", "reference", "api", "preset", "attacks", "budget"),
 }
 DECIDING = (*RESTS_ON["price"], "manifest")
 
 
-def payload(choices, preset, attacks):
+def payload(choices, preset, attacks, overrides=None, api=None, budget=None):
     """What a check is asked.
 
-    Args: choices: {"checkpoint" | "members" | "nonmembers" | "manifest": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all.
+    Args: choices: {"checkpoint" | "members" | "nonmembers" | "manifest" | "reference": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all;
+        overrides: {name: value} of the loader; api: as audit.api.Api.to_json, or None; budget: loss grids, or None.
     """
-    return {"manifest": None} | {key: choice.path for key, choice in choices.items()} | {
+    return {"manifest": None, "reference": None} | {key: choice.path for key, choice in choices.items()} | {
         "preset": preset,
         "timesteps": None,
         "draws": None,
@@ -40,7 +44,16 @@ def payload(choices, preset, attacks):
         "batch_size": None,
         "precision": "fp32",
         "attacks": list(attacks),
+        "overrides": dict(overrides or {}),
+        "api": api,
+        "budget": budget,
     }
+
+
+def known(asked):
+    """Answers from the checks so far, without a new one."""
+    jobs = [(before, store().get(id)) for before, id in st.session_state.get(HISTORY, ())]
+    return Answers(asked, [(before, job) for before, job in jobs if job is not None], jobs[0][1] if jobs else None)
 
 
 def follow(config, asked):
@@ -98,7 +111,7 @@ class Answers:
         return self._newest(name, name)
 
     def problem(self, name):
-        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "images" or "provenance"."""
+        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "plan", "images" or "provenance"."""
         return self._newest(name, f"{name}_error") or ""
 
     def _newest(self, name, field):

@@ -40,7 +40,7 @@ class Kind:
     label: str
 
 
-CHECKPOINT = Kind("checkpoints", (".zip",), "A .zip of a diffusers folder")
+CHECKPOINT = Kind("checkpoints", (".zip", ".pt", ".pth", ".ckpt", ".bin", ".safetensors"), "A .zip of a diffusers folder, or a weights file")
 IMAGES = Kind("images", (".zip", ".npz"), "A .zip or .npz of images")
 
 
@@ -58,26 +58,31 @@ def inbox_entries(inbox, suffixes):
     """Folders and files with one of the suffixes in the inbox, as text relative to it; folders end with "/".
 
     Args: inbox: folder; suffixes: lower case, with the dot.
-    Returns: sorted list of at most LISTED names, no link and nothing hidden among them, DEPTH levels deep.
+    Returns: sorted list of at most LISTED names, no link and nothing hidden among them, DEPTH levels deep; of a folder with a config.json its files are parts, so it
+        stands for them.
     """
     found, left, level = [], LOOKED_AT, [Path(inbox)]
     for _ in range(DEPTH):
         deeper = []
         for folder in level:
+            files, whole = [], False
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         left -= 1
-                        if left < 0 or len(found) >= LISTED:
-                            return sorted(found)
+                        if left < 0 or len(found) + len(files) >= LISTED:
+                            return sorted(found + files)
                         if entry.name.startswith(".") or entry.name in SKIPPED or entry.is_symlink():
                             continue
                         name = Path(entry.path).relative_to(inbox).as_posix()
                         if entry.is_dir(follow_symlinks=False):
                             found.append(name + "/")
                             deeper.append(Path(entry.path))
+                        elif entry.name == "config.json":
+                            whole = True
                         elif Path(entry.name).suffix.lower() in suffixes:
-                            found.append(name)
+                            files.append(name)
+                found += [] if whole else files
             except PermissionError:
                 found = [name for name in found if name != folder.relative_to(inbox).as_posix() + "/"]  # what cannot be listed cannot be audited
         level = deeper
@@ -144,7 +149,7 @@ def choice_of(key):
 def choose(config, kind, key, label, help=None):
     """Draw the two ways to name an input and return what is chosen now.
 
-    Args: config: audit.config.Config; kind: Kind; key: "checkpoint", "members" or "nonmembers"; label, help: constant words.
+    Args: config: audit.config.Config; kind: Kind; key: "checkpoint", "reference", "members" or "nonmembers"; label, help: constant words.
     Returns: Choice; it stays readable through `choice_of` while other steps are shown.
     """
     where = st.segmented_control(label, [HERE, UPLOAD], default=HERE, required=True, key=f"new_where_{key}", help=help, persist_state="session")

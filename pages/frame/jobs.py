@@ -91,7 +91,7 @@ def expected_seconds(job, checks):
 
     Args: job: an audit; checks: jobs of kind "check".
     """
-    same = ("checkpoint", "members", "nonmembers", "preset", "timesteps", "draws")
+    same = ("checkpoint", "members", "nonmembers", "preset", "timesteps", "draws", "attacks", "overrides", "reference", "api", "budget")
     for check in checks:
         price = (check.result or {}).get("price")
         if price and all(check.request.get(name) == job.request.get(name) for name in same):

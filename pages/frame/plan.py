@@ -10,6 +10,8 @@ import pandas as pd
 import streamlit as st
 
 from audit import format as fmt
+from audit.api import api_words
+from audit.attacks import ATTACKS
 from audit.glossary import GLOSSARY
 from audit.planner import power_head, power_lines
 from audit.stats.power import planned
@@ -19,9 +21,13 @@ DIFFERENCES = 3  # named at most
 FEW = 20  # images a side below which only enormous leaks show
 LEAST = 10  # the driver refuses fewer
 TO_LOOK_AT = ("inferred", "default", "self-test")  # decided_by values that no file vouches for
-SHARED_PROBES = frozenset({"noised"})  # the loss grid, which every audit measures
 THREAT_HELP = " ".join(f"{word}: {GLOSSARY[word]}" for word in ("white-box", "gray-box", "black-box"))
-CONFIDENCE = {"certain": ("certain", "check_circle", "blue"), "likely": ("likely: check the marked rows", "help", "orange")}
+CONFIDENCE = {
+    "certain": ("certain", "check_circle", "blue"),
+    "likely": ("likely: check the marked rows", "help", "orange"),
+    "incomplete": ("incomplete: fill in what is missing", "edit_note", "orange"),
+}
+NOTES = 3  # named at most
 
 
 def line(key, icon, text):
@@ -51,8 +57,9 @@ def recognised(info, problem):
 
 def settings_rows(info):
     """Rows setting | value | from of a recognised checkpoint; those that no file vouches for are marked in `from`."""
-    shape = " × ".join(str(side) for side in info["image_shape"])
-    rows = [
+    shape = " × ".join("?" if side is None else str(side) for side in info["image_shape"])
+    rows = [{"setting": "family", "value": info["words"], "from": "the names of files and tensors"}] if info.get("words") else []
+    rows += [
         {"setting": "network", "value": info["architecture"], "from": _network_file(info["files"])},
         {"setting": "parameters", "value": fmt.millions(info["parameters"]), "from": "the weights"},
         {"setting": "image shape", "value": shape, "from": "the network's configuration"},
@@ -61,7 +68,8 @@ def settings_rows(info):
     ]
     for setting in info["settings"]:
         mark = " · check" if setting["decided_by"] in TO_LOOK_AT else ""
-        rows.append({"setting": setting["name"], "value": str(setting["value"]), "from": setting["decided_by"] + mark})
+        by = {"user": "you"}.get(setting["decided_by"], setting["decided_by"])
+        rows.append({"setting": setting["name"], "value": str(setting["value"]), "from": by + mark})
     return rows + [{"setting": name, "value": "not said by the files", "from": "missing · check"} for name in info["missing"]]
 
 
@@ -77,6 +85,23 @@ def settings(info):
     alt = "Settings of the checkpoint: name, value, and the file that each came from"
     widths = {"setting": st.column_config.TextColumn(width=110), "value": st.column_config.TextColumn(width=210)}
     st.dataframe(pd.DataFrame(rows), hide_index=True, height=min(36 * (len(rows) + 1), 400), key="new_settings", alt=alt, column_config=widths)
+
+
+def notes(info):
+    """What would change the answer, a line each."""
+    for number, text in enumerate((info.get("notes") or ())[:NOTES]):
+        line(f"note_{number}", "info", f"{text[:1].upper()}{text[1:]}.")
+
+
+def reference_line(name, plan, problem):
+    """(icon, sentence) on the reference, or None while nothing is known. Args: name: what the user calls it; plan: part of a check; problem: why there is none, or ""."""
+    if problem:
+        return "error", problem
+    if not plan or not plan.get("reference"):
+        return None
+    other = plan["reference"]
+    said = "; ".join([f"Reference {name}: {other['format']}, {other['architecture']}, {fmt.millions(other['parameters'])} parameters", *plan["warnings"]])
+    return "check_circle", f"{said.rstrip('.')}. Every score will be the checkpoint’s minus its."
 
 
 def self_test_words(result):
@@ -190,7 +215,10 @@ def checkpoint_reason(chosen, answers):
         return "Choose a checkpoint first."
     if answers.problem("checkpoint"):
         return "This checkpoint cannot be audited."
-    return "" if answers.part("checkpoint") else "The checkpoint has not been read yet."
+    info = answers.part("checkpoint")
+    if info and info["missing"]:
+        return f"Fill in what the file does not say first: {', '.join(info['missing'])}."
+    return "" if info else "The checkpoint has not been read yet."
 
 
 def images_reason(chosen, answers, how):
@@ -214,13 +242,15 @@ def split_reason(how, answers):
     return answers.problem("provenance")
 
 
-def start_reason(chosen, answers, used, name, price, config, how):
-    """Why the audit cannot start, or "". A price that is still being measured is no reason."""
+def start_reason(chosen, answers, used, name, price, config, how, terms_problem=""):
+    """Why the audit cannot start, or "". A price that is still being measured is no reason. Args: terms_problem: of pages.frame.terms."""
     for key, what in (("checkpoint", "a checkpoint"), ("members", "a folder of members"), ("nonmembers", "a folder of non-members")):
         if not chosen[key].path:
             return f"Choose {what} first."
-    if problem := answers.problem("checkpoint") or answers.problem("images"):
+    if problem := answers.problem("checkpoint") or answers.problem("images") or terms_problem or answers.problem("plan"):
         return problem
+    if (info := answers.part("checkpoint")) and info["missing"]:
+        return checkpoint_reason(chosen, answers)
     if problem := split_reason(how, answers):
         return problem
     result = answers.part("self_test")
@@ -235,28 +265,42 @@ def start_reason(chosen, answers, used, name, price, config, how):
     return ""
 
 
-def new_calls(card):
-    """`0 calls, shared` for an attack that only reads the loss grid, else the probes it adds."""
-    extra = sorted(set(card.probes) - SHARED_PROBES)
-    return ", ".join(extra) if extra else "0 calls, shared"
+def share_words(card, share):
+    """`5 new calls per image · 4 s here`; `no new calls, shared with PIA`; the names of its probes before anything was measured.
+
+    Args: card: of the attack; share: audit.pricing.Share, or None.
+    """
+    if share is None:
+        return f"measured by {', '.join(card.probes)}"
+    if share.skipped:
+        return f"not run: {share.skipped}"
+    if share.shared_with:
+        return f"no new calls, shared with {ATTACKS[share.shared_with].card.short}"
+    calls = [f"{fmt.count(share.calls)} new calls per image"] if share.calls or not share.once else []
+    calls += [f"{fmt.count(share.once)} once for all images"] if share.once else []
+    return f"{' and '.join(calls)} · {fmt.duration(share.seconds) if share.seconds >= 1 else 'less than a second'} here"
 
 
-def attack_table(attacks):
-    """Each attack: use it or not, its threat model, new calls per image, time here. Args: attacks: registry.
+def attack_table(attacks, shares_of):
+    """Each attack: use it or not, its threat model, what it adds to the price.
 
     Two lines an attack, because four columns do not fit beside the price on a small screen; a real checkbox, for one click and for the keyboard.
+
+    Args: attacks: registry; shares_of(ticked names): {attack: audit.pricing.Share}, or {} before anything was measured.
     Returns: canonical names of those ticked, in the registry's order.
     """
-    used = []
+    used, places = [], {}
     with st.container(border=True, gap="small", key="attack_table"):
-        st.caption("Attack · threat model · new calls per image · time here", help=THREAT_HELP)
+        st.caption("Attack · threat model · what it adds to the price", help=THREAT_HELP)
         for name, attack in attacks.items():
-            card = attack.card
             with st.container(gap=None, key=f"attack_row_{name}"):
-                if st.checkbox(card.title, value=True, key=f"new_use_{name}", persist_state="session"):
+                if st.checkbox(attack.card.title, value=True, key=f"new_use_{name}", persist_state="session"):
                     used.append(name)
-                with st.container(key=f"small_attack_{name}"):
-                    st.text(f"{card.threat_model} · {new_calls(card)} · {'no extra time' if set(card.probes) <= SHARED_PROBES else 'time in the price'}")
+                places[name] = st.container(key=f"small_attack_{name}")
+    shares = shares_of(tuple(used))
+    for name, place in places.items():
+        card = attacks[name].card
+        place.text(f"{card.threat_model} · {share_words(card, shares.get(name))}")
     return tuple(used)
 
 
@@ -322,13 +366,46 @@ def name_key(choice):
     return f"new_name_{hash(choice.path)}"
 
 
-def command(chosen, preset, attacks, how=None):
-    """The same audit on the command line, quoted for this system's shell."""
+def summary(reference, terms, settings, plan):
+    """[(icon, sentence)] of what the audit holds beside its checkpoint, images and attacks, for a last look before Start.
+
+    Args: reference: intake.Choice; terms: of pages.frame.terms; settings: {name: value} set by the user; plan: part of a check, or None.
+    """
+    lines = [("compare_arrows", f"Relative to the reference {reference.name}")] if reference.path else []
+    if terms["api"]:
+        lines.append(("api", f"Through an API that shows {api_words(terms['api'])}"))
+    if terms["budget"] is not None:
+        lines.append(("savings", f"Budget: {fmt.count(terms['budget'])} loss grid{'' if terms['budget'] == 1 else 's'} beyond the first"))
+    if settings:
+        lines.append(("tune", "You set " + ", ".join(f"{name} {value}" for name, value in settings.items())))
+    if plan and plan["skipped"]:
+        count = len(plan["skipped"])
+        lines.append(("info", f"{fmt.count(count)} attack{'' if count == 1 else 's'} will not run, each for the reason beside it: {', '.join(map(_short, plan['skipped']))}"))
+    return lines
+
+
+def _short(attack):
+    return ATTACKS[attack].card.short if attack in ATTACKS else attack
+
+
+def command(chosen, preset, attacks, how=None, reference=None, terms=None, settings=None):
+    """The same audit on the command line, quoted for this system's shell. Args: reference, terms, settings: as in `summary`."""
     flags = [(f"--{key}", chosen[key].path) for key in ("checkpoint", "members", "nonmembers")]
     if how and how["random"]:
         flags.append(("--randomised-split",) if how["manifest"] is None else ("--manifest", how["manifest"].path or "F"))
+    flags += [("--reference", reference.path)] if reference and reference.path else []
+    flags += [_flag(name, value) for name, value in (settings or {}).items()]
+    if terms and terms["api"]:
+        flags.append(("--api", ",".join(f"{key}={value:g}" for key, value in terms["api"].items() if value is not None)))
     flags += [("--preset", preset)] + ([("--attacks", ",".join(attacks))] if attacks else [])
+    flags += [("--budget", str(terms["budget"]))] if terms and terms["budget"] is not None else []
     start = ("python", "-m", "audit", "run")
     if os.name == "nt":
         return subprocess.list2cmdline([*start, *(word for flag in flags for word in flag)])
     return " \\\n  ".join(shlex.join(part) for part in (start, *flags))
+
+
+def _flag(name, value):
+    """A loader setting as its flag: --num-heads 4, --rescale-timesteps, --no-rescale-timesteps."""
+    flag = name.replace("_", "-")
+    return (f"--{'' if value else 'no-'}{flag}",) if isinstance(value, bool) else (f"--{flag}", str(value))
