@@ -88,6 +88,9 @@ def _parser():
     report.add_argument("--thumbnails", action="store_true", help="include thumbnails: the report then shows training images")
     control = command("control", _control, "run the same settings on the bundled leaky checkpoint, and add the outcome to a finished run as a control")
     control.add_argument("folder", type=path_given, metavar="DIR", help="run folder")
+    protect = command("protections", _protections, "measure a finished run's gray-box attacks again through one API after another: what each protection costs an attacker")
+    protect.add_argument("folder", type=path_given, metavar="DIR", help="run folder; the checkpoint must still be where it was")
+    protect.add_argument("--images", type=_whole, default=None, metavar="N", help="held-out images that are measured again, half of each class (300)")
     split = command("split", _split, "draw members and non-members at random, before training, and write the manifest that later audits verify against")
     split.add_argument("folder", type=path_given, metavar="FOLDER", help="folder, .zip or .npz of images")
     split.add_argument("--out", type=path_given, required=True, metavar="F", help="manifest to write; an existing file is refused")
@@ -304,6 +307,27 @@ def _control(args):
     write_json(folder / FILE, found_in(open_run(job.folder).report))
     analyse(folder)
     print_result(folder)
+    return OK
+
+
+def _protections(args):
+    from audit import config as configuration
+    from audit.cli_progress import wait
+    from audit.jobs.submit import submit_protections
+    from audit.protections import IMAGES, read
+    from audit.report.protected import lines
+    from audit.report.run import open_run
+    from audit.request import Request
+
+    folder = Path(args.folder).expanduser().resolve()
+    request = Request.from_json(open_run(folder).request)
+    config = _loaded(configuration)
+    job = submit_protections(config, folder, request, IMAGES if args.images is None else args.images)
+    print(f"{job.name} · job {job.id} · {job.folder}", flush=True)
+    if wait(config, job.id) == INTERRUPTED:
+        return INTERRUPTED
+    for line in lines(read(folder)):
+        print(line)
     return OK
 
 

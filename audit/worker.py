@@ -69,7 +69,7 @@ def main(detached=False):
 def _work(config, log):
     """One life of the driver. Returns True when a job is waiting although it ended for want of one."""
     from audit.jobs.driver import Driver
-    from audit.jobs.store import Store
+    from audit.jobs.store import KINDS, Store
 
     _empty(config.tmp)
     driver = Driver(config)
@@ -91,7 +91,7 @@ def _work(config, log):
     if told or not driver.home_is_there:
         return False
     (config.home / "worker.json").unlink(missing_ok=True)
-    return any(Store(config.home).counts(kind)[1] for kind in ("audit", "check"))
+    return any(Store(config.home).counts(kind)[1] for kind in KINDS)
 
 
 def device_words(config):

@@ -13,7 +13,7 @@ from audit.attacks import ATTACKS
 from audit.glossary import GLOSSARY
 from audit.report import figures, prices, series
 from audit.report.parts import comparison_cells, comparison_note, settings_words, tpr_of
-from pages.frame import notice, page_head
+from pages.frame import notice, page_head, protections
 from pages.frame.evidence import chart, follow_run, origin
 
 TITLES = {"AUC": "AUC", "TPR": f"TPR at {fmt.fpr(prices.TPR_FPR)} FPR"}
@@ -21,7 +21,7 @@ OLDER = "This report was made by an older version, which did not compare attacks
 
 
 def main():
-    """Picture, table, card."""
+    """Picture, table, card, protections."""
     run = page_head("Which attack?", "What each attack finds against the model calls it takes, on held-out images.")
     if run is None:
         st.stop()
@@ -32,6 +32,7 @@ def main():
     st.header("Against the headline attack", anchor=False)
     table(run, rows, measure)
     card(run, rows)
+    protections.section(run, measure)
 
 
 def _measure_help():

@@ -12,6 +12,7 @@ import traceback
 from audit.errors import AuditError
 from audit.jobs.check import Check
 from audit.jobs.cluster import EngineLost, Engines, TaskKilled
+from audit.jobs.protect import Protections
 from audit.jobs.steps import Audit, TaskFailed
 from audit.jobs.store import MAX_ATTEMPTS, Store
 from audit.jobs.ticket import Cancelled, LeaseLost, ShuttingDown, Ticket
@@ -19,7 +20,8 @@ from models.errors import ModelError
 
 HEARTBEAT_S = 0.4  # twice as often as the lease asks, so that a cancel reaches the device within half a second
 IDLE_POLL_S = 0.3
-STEPS = {"audit": Audit, "check": Check}
+STEPS = {"audit": Audit, "protections": Protections, "check": Check}
+ON_DEVICE = ("audit", "protections")  # one at a time; checks are answered beside them
 
 log = logging.getLogger("audit.worker")
 
@@ -47,11 +49,11 @@ class Driver:
     def run(self):
         """Work until idle for long enough, told to end, or the home vanishes."""
         self._take_over()
-        threads = [threading.Thread(target=self._beat, name="heartbeat", daemon=True), threading.Thread(target=self._serve, args=("check",), name="checks", daemon=True)]
+        threads = [threading.Thread(target=self._beat, name="heartbeat", daemon=True), threading.Thread(target=self._serve, args=(("check",),), name="checks", daemon=True)]
         for thread in threads:
             thread.start()
         try:
-            self._serve("audit")
+            self._serve(ON_DEVICE)
         finally:
             self._ending.set()
             for thread in threads:
@@ -60,7 +62,7 @@ class Driver:
 
     def run_waiting(self):
         """Run every waiting job in this thread and return: tests, and notebooks without a background process."""
-        for kind in ("check", "audit"):
+        for kind in ("check", *ON_DEVICE):
             while (job := self.store.claim(self.owner, kind)) is not None:
                 self.run_job(job)
 
@@ -72,10 +74,10 @@ class Driver:
 
     # ------------------------------------------------------------------ threads
 
-    def _serve(self, kind):
+    def _serve(self, kinds):
         while not self._ending.is_set():
             try:
-                job = self.store.claim(self.owner, kind)
+                job = next(filter(None, (self.store.claim(self.owner, kind) for kind in kinds)), None)
             except AuditError as error:
                 if not self.home_is_there:
                     return
@@ -85,7 +87,7 @@ class Driver:
             if job is not None:
                 self.run_job(job)
                 self._last_work = time.monotonic()
-            elif kind == "audit" and self._idle():
+            elif kinds == ON_DEVICE and self._idle():
                 return
             else:
                 self._ending.wait(IDLE_POLL_S)
@@ -172,7 +174,7 @@ class Driver:
         """Run, and write the end into the row and log.txt. Returns words for worker.log, without names of files."""
         kind = ticket.job.kind
         try:
-            self.engines.audit_running += kind == "audit"
+            self.engines.audit_running += kind in ON_DEVICE
             result = STEPS[kind](self.config, self.engines, ticket).run()
             ticket.update(new_state="done", phase="Done", result=result)
             ticket.log.write("done")
@@ -194,10 +196,10 @@ class Driver:
             _note(ticket, f"failed: {sentence}" + (f"\n{details}" if details else ""))
             return f"failed ({type(error).__name__})"
         finally:
-            self.engines.audit_running -= kind == "audit"
+            self.engines.audit_running -= kind in ON_DEVICE
 
     def _engine_lost(self, ticket, error):
-        if ticket.job.kind == "audit" or not self.engines.audit_running:
+        if ticket.job.kind in ON_DEVICE or not self.engines.audit_running:
             self.engines.kill()
         if ticket.cancelled:
             _note(ticket, ticket.close_cancelled())

@@ -19,7 +19,7 @@ from audit.errors import HomeError, JobError
 ACTIVE = ("queued", "running", "finalising")
 OWNED = ("running", "finalising")
 CLOSED = ("done", "failed", "cancelled")
-KINDS = ("audit", "check")
+KINDS = ("audit", "check", "protections")
 HEARTBEAT_S = 1.0
 STALE_S = 15.0
 MAX_ATTEMPTS = 3
@@ -43,7 +43,7 @@ class Job:
     """One row.
 
     Attributes:
-        id: short hex; kind: "audit" or "check"; folder: absolute run folder, "" for a check; state: see the module; identity: hash of what was asked.
+        id: short hex; kind: one of KINDS; folder: absolute run folder, "" for a check; state: see the module; identity: hash of what was asked.
         created, started, finished, heartbeat: seconds since 1970, or None; owner: the worker that holds it, or "".
         phase: what is being done, in words; done_*/total_*: progress; images_per_s: over this attempt.
         error: why it failed or how it was cancelled, else ""; result: dict once done, else None; attempts: starts since it was submitted or resumed.
@@ -140,7 +140,7 @@ class Store:
         """Queue a job, unless one with the same identity is open.
 
         Args:
-            kind: "audit" or "check"; name: for people; request: dict that JSON can hold; identity: hash; folder: absolute run folder; id: from `new_id`, or None.
+            kind: one of KINDS; name: for people; request: dict that JSON can hold; identity: hash; folder: absolute run folder; id: from `new_id`, or None.
             before_commit: called for a new job before anybody can see it (it makes the run folder); what it raises leaves no row.
         Returns: (Job, created): the open job and False where there was one.
         """

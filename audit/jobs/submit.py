@@ -66,6 +66,29 @@ def submit_check(config, payload):
     return job
 
 
+def submit_protections(config, folder, request, images):
+    """Queue a sweep over protections of a finished run.
+
+    Args: config: Config; folder: absolute run folder; request: audit.request.Request that names the checkpoint (a page takes it from the job list, not from a folder
+        that others may have written); images: how many are measured again.
+    Returns: Job, an open one where the same sweep is on its way.
+    Raises: HomeError; RunFolderError, RequestError: the run cannot be measured again.
+    """
+    from audit.protections import attacks_of, images_of
+    from audit.report.run import open_run
+
+    config.prepare_home()
+    folder = Path(os.path.abspath(folder))
+    run = open_run(folder)
+    attacks_of(run.report)
+    images_of(run, images)
+    content = {"request": request.to_json(), "images": images}
+    identity = hashlib.sha256(json.dumps([str(folder), content], sort_keys=True).encode()).hexdigest()
+    job, _ = Store(config.home).submit("protections", f"protections of {run.report['run']['name']}", content, identity, str(folder))
+    ensure_worker(config)
+    return job
+
+
 def _go_on(config, store, known):
     """The job that a folder already has: resumed when it had stopped. Returns (Job, False)."""
     if known.state in ("failed", "cancelled"):

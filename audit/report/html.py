@@ -48,6 +48,7 @@ def sections(run, thumbnails=False):
         Section("audited", "What was audited", _audited(run.report)),
         Section("sound", "Is the instrument sound?", sound(run.report), _feature_figures(run.report)),
         Section("attacks", "Attacks", _attacks(run.report)),
+        Section("protections", "What protections of an API cost an attacker", *_protections(run)),
         Section("roc", "How many members, at what false alarm rate?", _legend(run), _roc_figures(run)),
         Section("signal", "Where the signal sits", "", _signal_figures(run)),
         Section("thresholds", "What a threshold does", _thresholds(run.report)),
@@ -260,6 +261,18 @@ def _compared(report):
     heads = ("attack", f"AUC minus that of {words.title_of(rows[0]['a'])}", "p", f"in common among the {fmt.count(rows[0]['overlap_of'])} most exposed")
     cells = [(words.title_of(row["b"]), *comparison_cells(row)) for row in rows]
     return f"{_table(heads, cells, 'wide')}<p class='note'>{escape(comparison_note(report))}</p>"
+
+
+def _protections(run):
+    """(markup, figures) of a sweep over protections; empty where none was measured."""
+    from audit.report import protected
+
+    found = protected.protections_of(run)
+    if found is None:
+        return "", ()
+    heads, rows = protected.table(found, run, attacks=3)
+    caption = "Each attack through one API after another, with 95 % intervals; to the left is better for the owner."
+    return f"{_table(heads, rows, 'wide')}<p class='note'>{escape(protected.note(found))}</p>", ((caption, lambda: protected.figure(found, run)),)
 
 
 def _judged(report):
