@@ -74,13 +74,13 @@ def plan_for(view, attacks, measurement):
     """
     from audit.probes import PROBES
 
-    steps, fixed = {}, {}
+    steps, fixed, own = {}, {}, {row["probe"]: row["timesteps"] for row in measurement["own"]}
     for name, settings in attacks.items():
         (probe,) = ATTACKS[name].card.probes
-        asked = [settings["t"]] if "t" in settings else [t for t in measurement["timesteps"] if settings.get("keep_from", 0) <= t <= settings.get("keep_until", np.inf)]
-        there = sorted({_nearest(view, PROBES[probe], t) for t in asked})
+        read = ATTACKS[name].steps_read(settings, own.get(probe, measurement["timesteps"]))
+        there = sorted({_nearest(view, PROBES[probe], t) for t in read})
         steps.setdefault(probe, set()).update(there)
-        moved = {"t": there[0], "keep_from": there[0], "keep_until": there[-1]}
+        moved = {"t": there[-1], "keep_from": there[0], "keep_until": there[-1]}
         fixed[name] = {key: moved.get(key, value) for key, value in settings.items()}
     draws = {probe: measurement["draws"] if PROBES[probe].DRAWS is None else max(1, PROBES[probe].DRAWS) for probe in steps}
     order = [probe for probe in PROBES if probe in steps]

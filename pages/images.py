@@ -194,7 +194,7 @@ def detail(run, attack, position, blur):
             st.badge(kind(run, position), color="gray", help=GLOSSARY["member" if run.is_member[position] else "non-member"])
             st.caption(image_id)
     standing(run, attack, ranks, position)
-    table = series.table_of(attack) or next(iter(series.loss_tables(run)), None)
+    table = series.table_read(run, attack) or next(iter(series.loss_tables(run)), None)
     if table:
         with st.skeleton(height=240):
             chart(figures.image_figure(run, table, position), "image_losses")

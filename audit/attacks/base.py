@@ -62,6 +62,7 @@ class Attack(Protocol):
     candidates(tables, fixed): list of settings objects with `.settings()`, those that the calibration half chooses from; `fixed`: settings the user gave.
     score(tables, choice, images): float64 (N,), HIGHER = MORE LIKELY A MEMBER; `images`: optional index into the N images.
     score_draw(tables, choice, draw, images): the same from one noise draw.
+    steps_read(settings, timesteps): those of the measured timesteps that a choice with these settings reads.
     calls_at_setting(tables, choice): network calls per image that this choice alone needs.
     calls_per_image(tables): network calls per image as run, the whole grid included.
     """

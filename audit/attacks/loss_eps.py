@@ -1,6 +1,7 @@
 """White-box: the error of the predicted noise, the simple training loss of an epsilon model."""
 
 from audit.attacks.base import Card
+from audit.attacks.stepped import FILTER
 from audit.attacks.windowed import WINDOW_SETTINGS, WindowedAttack
 
 
@@ -15,7 +16,7 @@ class LossEps(WindowedAttack):
         equation="minus the mean, sum, median, smallest or largest of the mean squared error of the predicted noise over the timesteps that truncation keeps",
         source="arXiv:2302.07801, loss terms with truncation; Ho et al. 2020 eq. 14",
         differs="from the raw prediction, never from a clamped image; for v models it is not the training loss; means over several noise draws that all images share",
-        settings=WINDOW_SETTINGS,
+        settings=(*WINDOW_SETTINGS, FILTER),
         probes=("noised",),
         tables=("eps_mse",),
         weaknesses=("difficulty of the image adds noise: without a reference model easy images look like members",),

@@ -25,6 +25,10 @@ class PFAMI(SteppedAttack):
         weaknesses=("pixel models only: a crop is not defined on latents", "smooth or centred pictures change little under the crop", "training with random crops hides the rise"),
     )
 
+    def steps_read(self, settings, timesteps):
+        """All up to t."""
+        return [t for t in timesteps if t <= settings["t"]]
+
     def candidates(self, tables, fixed):
         """The source's mean over all timesteps first, then shorter ones."""
         return super().candidates(tables, fixed)[::-1]

@@ -35,6 +35,10 @@ class SecMI(SteppedAttack):
     choice = Loop
     tried = {"filter": ("none",), "loop": ("paper",)}  # the other loop is the same table, one column on
 
+    def steps_read(self, settings, timesteps):
+        """t, and with the released loop the step before it."""
+        return [t for t in sorted(timesteps) if t <= settings["t"]][-1 if settings["loop"] == "paper" else -2 :]
+
     def candidates(self, tables, fixed):
         """As the base; a loop that would end before the first step is left out."""
         found = [c for c in super().candidates(tables, fixed) if c.loop == "paper" or self._column_before(tables, c.t) is not None]

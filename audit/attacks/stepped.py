@@ -92,6 +92,10 @@ class SteppedAttack:
         """Timesteps that may be chosen."""
         return [int(t) for t in self.table(tables).scored_timesteps]
 
+    def steps_read(self, settings, timesteps):
+        """Those of the measured `timesteps` that a choice with these settings reads."""
+        return [min(timesteps, key=lambda t: abs(t - settings["t"]))]
+
     def candidates(self, tables, fixed):
         """Every timestep with every value of the other settings, in the order of the card; `fixed` narrows them."""
         steps = self.timesteps(tables)

@@ -5,6 +5,9 @@ Candidates: windows on a lattice of up to ten equal parts of the measured timest
 (by value). Where nothing is missing, sum and mean rank alike and are tried once, as mean; so is every statistic of a single timestep.
 """
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from audit.attacks.base import Setting
@@ -24,22 +27,34 @@ WINDOW_SETTINGS = (
 )
 
 
+@dataclass(frozen=True)
+class LowPassed(Window):
+    """A window over the losses of the coarse structure: the table NAME_low is read instead of NAME."""
+
+    filter: str = "low-pass"
+
+
 class WindowedAttack:
-    """Base of the attacks on one loss table; a child sets `card`, whose single table is used."""
+    """Base of the attacks on one loss table; a child sets `card`, whose single table is used, or with the setting `filter: low-pass` its NAME_low."""
 
     card = None
 
-    def _table(self, tables):
-        name = self.card.tables[0]
+    def _table(self, tables, low=False):
+        name = self.card.tables[0] + ("_low" if low else "")
         if name not in tables:
             raise NotMeasuredError(f"needs the table {name}, which was not measured")
         if not len(tables[name].scored_index):
             raise NotMeasuredError(f"the table {name} holds no measured timestep: this model does not allow it")
         return tables[name]
 
+    def steps_read(self, settings, timesteps):
+        """Those inside the window; all of them where losses are dropped by value."""
+        return [t for t in timesteps if settings.get("keep_from", 0) <= t <= settings.get("keep_until", math.inf)]
+
     def candidates(self, tables, fixed):
         """Windows that the calibration half chooses from, simplest first; `fixed` narrows them."""
-        table = self._table(tables)
+        make = LowPassed if fixed.get("filter") == "low-pass" else Window
+        table = self._table(tables, make is LowPassed)
         ways = (
             [fixed["truncate_by"]]
             if "truncate_by" in fixed
@@ -54,7 +69,7 @@ class WindowedAttack:
         for way in ways:
             for bounds in _time_windows(table, fixed) if way == "time" else _value_windows(fixed):
                 for statistic in statistics:
-                    window = Window(statistic, way, **bounds)
+                    window = make(statistic, way, **bounds)
                     lo, hi = kept_rows(table, window)
                     single = hi - lo == 1 and statistic != statistics[0]
                     if not single and not (way == "value" and statistic == "min" and len(ways) > 1):  # by value, the smallest loss is kept anyway
@@ -63,15 +78,15 @@ class WindowedAttack:
 
     def score(self, tables, choice, images=slice(None)):
         """float64 (N,), higher = more likely a member."""
-        return -reduce(self._table(tables), choice, images)
+        return -reduce(self._table(tables, isinstance(choice, LowPassed)), choice, images)
 
     def score_draw(self, tables, choice, draw, images=slice(None)):
         """float64 (N,), from noise draw number `draw` alone."""
-        return -reduce_draw(self._table(tables), choice, draw, images)
+        return -reduce_draw(self._table(tables, isinstance(choice, LowPassed)), choice, draw, images)
 
     def calls_at_setting(self, tables, choice):
         """Network calls per image for the kept timesteps; truncation by value needs them all."""
-        table = self._table(tables)
+        table = self._table(tables, isinstance(choice, LowPassed))
         lo, hi = kept_rows(table, choice)
         return (hi - lo if choice.truncate_by == "time" else len(table.scored_index)) * table.draws
 

@@ -89,7 +89,7 @@ class Protections:
         clusters = mine if mine is not None and len(np.unique(mine)) < len(mine) else None
         rows, bare, count = [], {}, len(index)
         self.ticket.update(total_images=count * len(protections.SWEEP), total_shards=len(protections.SWEEP))
-        wanted = {"attacks": attacks, "measurement": {name: measurement[name] for name in ("timesteps", "draws")}}
+        wanted = {"attacks": attacks, "measurement": {name: measurement[name] for name in ("timesteps", "draws", "own")}}
         wanted |= {"seed": measurement["seed"], "batch_size": measurement["batch_size"], "precision": measurement["precision"]}
         flag = self.engine.flag(f"{self.ticket.job.id}-{secrets.token_hex(4)}")
         self.ticket.add_flag(flag)
@@ -97,6 +97,8 @@ class Protections:
             self.ticket.phase(f"Through the API that shows {protections.words_of(api)}" if api else "Without an API")
             measured = self._task(f"setting {number + 1}", tasks.measure_shown, self.place, api, str(self.scratch / "images.npy"), count, wanted, flag)
             if isinstance(measured, str):
+                if api is None:
+                    raise RequestError(measured)
                 rows.append(protections.entry(api, "skipped", measured))
             else:
                 tables, specs, shown, calls = measured

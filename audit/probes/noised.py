@@ -26,7 +26,7 @@ class Noised(Probe):
                   same x0_hat and the network's own variance where it has one; for t = 0 minus log2 of the discretised likelihood (NaN for latents)
     eps_hat_l2    ( sum over pixels |eps_hat|^2 )^(1/2)
     eps_hat_l4    ( sum over pixels |eps_hat|^4 )^(1/4)
-    eps_mse_low   eps_mse after audit.probes.lowpass, only where asked for; at one timestep the same error of x0_hat is this times a constant
+    eps_mse_low, x0_mse_low   eps_mse and x0_mse after audit.probes.lowpass, only where asked for; unclamped, at one timestep one is the other times a constant
     x0_8bit_mse   mean (Q(clamp(x0_hat)) - x0)^2 with Q = rounding to the 8-bit grid k/127.5 - 1: what an API shows (NaN for latents)
 
     Source: arXiv:2302.07801 on improved-diffusion `gaussian_diffusion.py:calc_bpd_loop`; the norms: SimA, DIME.
@@ -34,13 +34,13 @@ class Noised(Probe):
     """
 
     name = "noised"
-    VERSION = 1
+    VERSION = 2
     TABLES = ("eps_mse", "x0_mse", "vlb_bits", "eps_hat_l2", "eps_hat_l4", "x0_8bit_mse")
     CALLS_PER_ROW = 1
-    FILTERED = ("eps_mse_low",)
+    FILTERED = ("eps_mse_low", "x0_mse_low")
 
     def defined(self, denoiser, timesteps):
-        """bool (6 or 7,K): no table where the output cannot be read as both eps_hat and x0_hat (an epsilon-model at abar below 1e-6); the rest see above."""
+        """bool (6 or 8,K): no table where the output cannot be read as both eps_hat and x0_hat (an epsilon-model at abar below 1e-6); the rest see above."""
         t = np.asarray(timesteps, dtype=np.int64)
         out = np.tile(denoiser.measurable[t], (len(self.TABLES), 1))
         if not denoiser.pixel_space:
@@ -49,7 +49,7 @@ class Noised(Probe):
         return out
 
     def rows(self, denoiser, rows: Rows, clip):
-        """One forward pass -> (6 or with `low` 7, B) float64, in the order of TABLES."""
+        """One forward pass -> (6 or with `low` 8, B) float64, in the order of TABLES."""
         x0, eps, t = rows.x0, rows.eps, rows.t
         schedule = denoiser.schedule
         xt = (per_image(np.sqrt(schedule.alphas_cumprod), t, x0) * x0).addcmul_(per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0), eps)
@@ -64,7 +64,7 @@ class Noised(Probe):
         vlb = _vlb_bits(denoiser, rows, kept, error, x0_mse, prediction.log_variance)
         shown = _mean_square(_round_to_8_bit(clamped).sub_(x0)) if denoiser.pixel_space else torch.full_like(x0_mse, math.nan)
         wrong = eps_hat - eps
-        low = [_mean_square(low_pass(wrong))] if self.low else []
+        low = [_mean_square(low_pass(wrong)), _mean_square(low_pass(error))] if self.low else []
         return torch.stack([_mean_square(wrong), x0_mse, vlb, l2, l4, shown, *low])
 
 

@@ -27,6 +27,7 @@ STRIP = 1.55  # the grey strip left of 1/n is this factor wide
 LEAST_SPAN = (0.5, 0.7)  # colours of the map span at least these AUCs, so that noise does not look like signal
 IMAGE_MARKERS = ("circle", "square", "diamond", "x", "cross")
 UNITS = {"eps_mse": "noise error", "x0_mse": "image error", "vlb_bits": "bits per dimension", "x0_8bit_mse": "error of the 8-bit image"}
+UNITS |= {"eps_mse_low": "noise error, coarse structure", "x0_mse_low": "image error, coarse structure"}
 
 
 def style(fig, height, legend=True, zoom=False, top=12, description=""):

@@ -313,4 +313,4 @@ def settings_words(settings):
         kept = f"by time, {fmt.window(settings['keep_from'], settings['keep_until'])}"
     else:
         kept = f"by value, smallest {fmt.percent(settings['keep_share'])} kept"
-    return f"{settings['statistic']}, {kept}"
+    return f"{settings['statistic']}, {kept}{', low-pass' if settings.get('filter') == 'low-pass' else ''}"

@@ -12,8 +12,8 @@ from audit.report import figures, palette, series
 TPR_FPR = 0.1  # a few hundred images carry a lower bound here, at 1 % they do not
 DRAWN = 4  # attacks in colour
 CAPTION = (
-    "Settings are those that the run chose for the bare model, and differences are paired: the same images, the same noise. "
-    "An attacker who tunes for a protection may do better, so this is what the protection costs at most."
+    "Settings are those that the run chose for the bare model, at the nearest steps that are shown; changes are paired, on the same images. "
+    "An attacker who tunes for a protection may do better: this is what it costs one who does not."
 )
 
 

@@ -54,7 +54,7 @@ def card(name):
 def loss_tables(run):
     """Names of the stored tables that hold a loss per timestep, lower = better known: first those that an attack of this run cuts to a window, then those
     that one reads at single timesteps; the headline's first among its kind."""
-    read = [t for t in map(table_of, done(run)) if t]
+    read = [t for t in (table_read(run, name) for name in done(run)) if t]
     read = [t for t in read if attack_of(run, t)] + read
     usable = [n for n, table in run.tables.items() if table.axis == "timestep" and len(table.scored_index) and (n in read or n.rpartition("/")[2] in LOSSES)]
     usable = [n for n in usable if n != UNTRAINED]  # features of the blind baseline, no loss of this model
@@ -67,6 +67,12 @@ def table_of(attack):
     return tables[0] if len(tables) == 1 else None
 
 
+def table_read(run, attack):
+    """The single table that an attack reduced in this run, or None: with its filter that of the coarse structure."""
+    name, settings = table_of(attack), run.attack(attack)["settings"] or {}
+    return name and name + ("_low" if settings.get("filter") == "low-pass" else "")
+
+
 def signal_table(run):
     """The table that shows best where along t the signal sits, or None: the headline's where it has a calibrated window, else that of the best attack with one."""
     return next(iter(loss_tables(run)), None)
@@ -76,7 +82,7 @@ def attack_of(run, table):
     """The finished attack of this run that reduces `table` alone, or None: with a reference no attack does."""
     if reference_of(run.report):
         return None
-    return next((name for name in done(run) if table_of(name) == table and calibrated_window(run, name)), None)
+    return next((name for name in done(run) if table_read(run, name) == table and calibrated_window(run, name)), None)
 
 
 def calibrated_window(run, attack):

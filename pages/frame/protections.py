@@ -69,7 +69,7 @@ def _offer(run, job):
     missing = [name for name in ("checkpoint", "reference") if (path := entry.job.request.get(name)) and not Path(path).exists()]
     with st.container(horizontal=True, vertical_alignment="center"):
         label = "Try again" if job is not None and job.error else "Measure protections"
-        st.button(label, icon=":material/security:", key="protections_start", disabled=bool(missing), on_click=_start, args=(run, entry.job.request))
+        st.button(label, icon=":material/filter_alt:", key="protections_start", disabled=bool(missing), on_click=_start, args=(run, entry.job.request))
         if missing:
             st.text(f"The {missing[0]} is not where it was: put it back first.")
         else:
