@@ -22,7 +22,7 @@ from pages.frame import intake, plan
 APP = Path(__file__).resolve().parents[2] / "app.py"
 INFO = {
     "sha256": "9c41e07b" * 8, "format": "diffusers-folder", "architecture": "UNet2DModel", "parameters": 1_100_000, "weights": "only", "prediction_type": "epsilon",
-    "train_timesteps": 1000, "image_shape": [1, 16, 16], "confidence": "likely", "files": ["unet/config.json"], "missing": ["trained_betas"],
+    "train_timesteps": 1000, "image_shape": [1, 16, 16], "confidence": "likely", "files": ["unet/config.json"], "missing": [],
     "settings": [{"name": "beta_schedule", "value": "linear", "decided_by": "scheduler_config.json"}, {"name": "pixel_range", "value": "-1 to 1", "decided_by": "default"}],
 }  # fmt: skip
 IMAGES = {
@@ -108,7 +108,7 @@ def test_next_waits_for_a_checkpoint_and_says_why(store):
     assert not app.button(key="new_next_images").disabled
     table = app.dataframe[0].value.set_index("setting")
     assert table.loc["network", "from"] == "unet/config.json" and table.loc["parameters", "value"] == "1.1 M" and table.loc["beta_schedule", "from"] == "scheduler_config.json"
-    assert table.loc["pixel_range", "from"] == "default · check" and table.loc["trained_betas", "value"] == "not said by the files"
+    assert table.loc["pixel_range", "from"] == "default · check"
     assert any("likely: check the marked rows" in m.value for m in app.markdown)
 
 
