@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from audit import pricing
 from audit.attacks import ATTACKS
 from audit.config import load
 from audit.errors import RequestError
 from audit.jobs import check, launch, submit
 from audit.jobs.store import Store
 from audit.planner import count_images, plan_of_files, power_head, power_lines
+from audit.probes import PROBES
 from audit.request import Request
 from audit.stats.power import planned, planned_mda
 from models.manifest import manifest_of
@@ -254,7 +256,8 @@ def test_power_lines_speak_of_the_evaluation_half(n, line):
 
 def test_every_attack_has_its_row_and_card(store):
     app = step(page(), "price")
-    assert [box.label for box in app.checkbox] == [attack.card.title for attack in ATTACKS.values()] and all(box.value for box in app.checkbox)
+    boxes = [box for box in app.checkbox if box.key.startswith("new_use_")]
+    assert [box.label for box in boxes] == [attack.card.title for attack in ATTACKS.values()] and all(box.value for box in boxes)
     for name, attack in ATTACKS.items():
         app.selectbox(key="new_card").set_value(name).run()
         assert has(app, attack.card.equation) and has(app, attack.card.source)
@@ -480,3 +483,120 @@ def test_a_check_names_the_features_beyond_luck_and_no_others(tmp_path):
     found = check.feature_differences(tmp_path / "f.npz", is_member.tolist())
     assert [(d["what"], d["z"] > 0) for d in found] == [("mean", False), ("sharpness", True)] and abs(found[0]["z"]) > abs(found[1]["z"])
     assert check.feature_differences(tmp_path / "gone.npz", is_member.tolist()) == []
+
+
+# --- reference, API, budget, and what the file does not say -------------------------------------------------------------------------------------
+
+QUESTIONS = [
+    {"name": "recipe", "words": "named preset", "kind": "choice", "values": ["improved-cifar10"], "low": 0, "high": 0},
+    {"name": "prediction_type", "words": "what it predicts", "kind": "choice", "values": ["epsilon", "v_prediction"], "low": 0, "high": 0},
+    {"name": "rescale_timesteps", "words": "scaled timesteps", "kind": "switch", "values": [], "low": 0, "high": 0},
+    {"name": "num_heads", "words": "attention heads", "kind": "whole", "values": [], "low": 1, "high": 1024},
+    {"name": "respacing", "words": "steps kept", "kind": "text", "values": [], "low": 0, "high": 0},
+    {"name": "variance", "words": "reverse variance", "kind": "choice", "values": ["fixed_small", "fixed_large"], "low": 0, "high": 0},
+]
+DECIDED = [{"name": "respacing", "value": "", "decided_by": "default"}, {"name": "variance", "value": "learned_range", "decided_by": "inferred"}]
+OPENAI = INFO | {
+    "format": "openai", "words": "improved-diffusion .pt", "confidence": "incomplete", "missing": ["num_heads", "rescale_timesteps"], "fixed": ["variance"],
+    "settings": DECIDED, "questions": QUESTIONS, "notes": ["another head count would load as well"],
+}  # fmt: skip
+
+
+def set_key(app, name):
+    """The one widget that asks for a setting of the loader."""
+    found = [w for kind in ("selectbox", "number_input", "text_input") for w in getattr(app, kind) if w.key and w.key.startswith(f"new_set_{name}_")]
+    assert len(found) == 1, name
+    return found[0]
+
+
+def test_what_the_file_does_not_say_is_asked_for_and_reaches_the_request(store):
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    answer(store, checkpoint=OPENAI)
+    app.run()
+    assert app.button(key="new_next_images").disabled and has(app, "Fill in what the file does not say first: num_heads, rescale_timesteps.")
+    assert any("incomplete" in m.value for m in app.markdown) and has(app, "Another head count would load as well.")
+    asked = {key.split("_set_")[1].rsplit("_", 1)[0] for w in (*app.selectbox, *app.number_input, *app.text_input) if (key := w.key or "").startswith("new_set_")}
+    assert asked == {"recipe", "rescale_timesteps", "num_heads", "respacing"}, "what the tensors show, and what a file decided, is not asked"
+    set_key(app, "num_heads").set_value(4).run()
+    assert store.claim("x", kind="check").request["overrides"] == {"num_heads": 4}
+    set_key(app, "rescale_timesteps").set_value(False).run()
+    whole = OPENAI | {"missing": [], "confidence": "likely", "settings": [*DECIDED, {"name": "num_heads", "value": 4, "decided_by": "user"}]}
+    assert answer(store, checkpoint=whole).request["overrides"] == {"num_heads": 4, "rescale_timesteps": False}
+    app.run()
+    assert not app.button(key="new_next_images").disabled
+    step(app, "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
+    answer(store, checkpoint=whole, images=IMAGES, self_test=SELF_TEST, price=PRICE)
+    step(app, "price")
+    assert has(app, "You set num_heads 4, rescale_timesteps False") and "--num-heads 4" in app.code[0].value and "--no-rescale-timesteps" in app.code[0].value
+    step(app, "checkpoint")
+    assert set_key(app, "num_heads").value == 4
+    step(app, "price").button(key="new_start").click().run()
+    assert store.list("audit")[0].request["overrides"] == {"num_heads": 4, "rescale_timesteps": False}
+
+
+def test_the_ranking_and_another_reading_are_offered(store):
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    answer(store, checkpoint=OPENAI, ranking={"words": "On these images num_heads 4 denoises best.", "best": "num_heads 4"})
+    app.run()
+    assert has(app, "On these images num_heads 4 denoises best. It is a hint")
+    app = page()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    answer(store, checkpoint=OPENAI | {"missing": []}, self_test=SELF_TEST | {"passed": False, "hint": "x", "better": "v_prediction"})
+    app.run()
+    app.button(key="new_use_better").click().run()
+    assert store.claim("x", kind="check").request["overrides"] == {"prediction_type": "v_prediction"}
+
+
+def test_reference_api_and_budget_reach_the_check_the_summary_and_the_request(store):
+    (store.config.inbox / "base").mkdir()
+    app = page()
+    app.selectbox(key="new_inbox_reference").set_value("base/").run()
+    app.selectbox(key="new_inbox_checkpoint").set_value("leaky/").run()
+    answer(store, checkpoint=INFO, plan_error="--reference has a number of timesteps that is 30, the checkpoint 1000.")
+    app.run()
+    assert has(app, "--reference has a number of timesteps that is 30")
+    step(app, "images")
+    app.selectbox(key="new_inbox_members").set_value("faces/members/").run()
+    app.selectbox(key="new_inbox_nonmembers").set_value("faces/nonmembers/").run()
+    step(app, "price")
+    app.checkbox(key="new_api").check().run()
+    app.number_input(key="new_api_steps").set_value(20).run()
+    app.number_input(key="new_api_bits").set_value(6).run()
+    app.number_input(key="new_budget").set_value(3).run()
+    api = {"steps": 20, "bits": 6, "noise": 0.0, "jpeg": None}
+    base = str((store.config.inbox / "base").resolve())
+    plan_ = {"skipped": {"loss_vlb": "an API shows no weights"}, "reference": {"format": "diffusers", "architecture": "U", "parameters": 10**6}, "warnings": []}
+    asked = answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, plan=plan_, price=PRICE).request
+    assert (asked["reference"], asked["api"], asked["budget"]) == (base, api, 3)
+    step(step(app, "images"), "price")
+    for words in ("Relative to the reference base", "Through an API that shows 20 steps, 6-bit pictures", "Budget: 3 loss grids", "1 attack will not run"):
+        assert has(app, words), words
+    command = app.code[0].value
+    assert f"--reference {base}" in command and "--api steps=20,bits=6,noise=0" in command and "--budget 3" in command
+    app.button(key="new_start").click().run()
+    (job,) = store.list("audit")
+    assert (job.request["reference"], job.request["api"], job.request["budget"]) == (base, api, 3)
+
+
+COSTS = {"probes": {name: [5, 0, 5] for name in PROBES} | {"noised": [40, 0, 40], "dime": [44, 0, 44], "gray_free": [0, 1280, 7]}, "seconds_per_call": 0.01, "images": 100}
+
+
+def test_each_attack_shows_what_it_adds_and_a_shared_probe_is_counted_once(store):
+    found = pricing.shares(COSTS, tuple(ATTACKS), None)
+    total = sum(share.calls for share in found.values())
+    assert total == sum(COSTS["probes"][p][0] for p in {p for n in ATTACKS for p in ATTACKS[n].card.probes})
+    assert found["dime"].calls == 44 and found["dime_m"].shared_with == "dime" and found["dime_m"].seconds == 0
+    assert found["loss_vlb"].seconds == pytest.approx(40 * 100 * 0.01) and found["gray_free"].once == 1280 and found["gray_free"].seconds == pytest.approx(12.8)
+    left = pricing.shares(COSTS, tuple(n for n in ATTACKS if n != "dime"), 1)
+    assert left["dime_m"].skipped.startswith("over the budget") and left["dime"].calls == 44 and not left["dime"].skipped
+    assert pricing.shares(COSTS, tuple(ATTACKS), None, api=True)["loss_x0"].skipped.startswith("an API shows no weights")
+    app = images_step(store, price=PRICE | {})
+    job = store.list("check")[0]
+    with store._open() as db:
+        db.execute("UPDATE jobs SET result=? WHERE id=?", (json.dumps(NOTHING | {"checkpoint": INFO, "images": IMAGES, "self_test": SELF_TEST, "price": PRICE, "costs": COSTS}), job.id))
+    step(app, "price")
+    assert has(app, "white-box · 40 new calls per image · 40 s here") and has(app, "no new calls, shared with") and has(app, "not run: over the budget")
