@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from audit.errors import RequestError
 
 WHITE_BOX = "an API shows no weights: white-box attacks need them"
-_BATCH = "--api batch is not simulated: an answer about a whole batch has no score for a single image. Expected steps, bits, noise or jpeg."
+_BATCH = "--api batch is not simulated: a batch changes no picture's answer, and an answer about all of it has no score for one image. Expected steps, bits, noise or jpeg."
 
 
 @dataclass(frozen=True)
