@@ -76,10 +76,12 @@ class Denoiser:
         pixel_space: True when `encode` is the identity, so that x0 lies in [-1, 1].
         info: CheckpointInfo.
         classes: number of class labels of a class-conditional model, which `predict` then needs as `cond`; None for every other model.
+        captions: True for a model that takes text: `predict` takes what `embed` returns as `cond`, and None stands for the empty prompt.
         measurable: (T,) bool, steps at which both eps_hat and x0_hat can be read off the output; where False, `predict` gives NaN for the one that cannot.
     """
 
     classes: int | None = None
+    captions: bool = False
 
     def __init__(self, network, schedule: Schedule, image_shape, prediction_type, variance, info, pixel_space=True):
         if prediction_type not in PREDICTION_TYPES or variance not in VARIANCES:
@@ -132,6 +134,10 @@ class Denoiser:
     def decode(self, latents):
         """x0 in model space -> (N,C,H,W) pictures; the identity for pixel models."""
         return latents
+
+    def embed(self, texts):
+        """Captions, N of them -> (N,tokens,width) float32 on the CPU, what `predict` takes as `cond`. Raises CheckpointError: the model takes no text."""
+        raise CheckpointError("The model takes no text. Expected captions for a text-conditional model only: leave them out.")
 
     def to(self, device):
         """Move the network; returns self."""

@@ -1,6 +1,8 @@
 """A look at the inputs of a new audit before it starts: what the checkpoint is, what the sets hold, whether it denoises them, what the audit would cost.
 
-Answers come one by one: the row's `result` is written after each, and what cannot be said in time stays None.
+Answers come one by one: the row's `result` is written after each, and what cannot be said in time stays None. Of a model that is asked with something beside the
+picture: asks_for {"kind": "labels" | "captions", "required": bool, "classes": int or None}, then asked_with {"kind": the same, or None for the empty prompt, "source":
+file or "sub-folders", "warnings": sentences} or asked_with_error, a sentence.
 """
 
 import secrets
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audit.conditions import as_text, condition_of
 from audit.errors import AuditError
 from audit.jobs import tasks
 from audit.jobs.cluster import device_kind
@@ -23,7 +26,8 @@ from models.errors import ImageError, ModelError
 IMAGES_S = 8.0  # for reading the sets; larger ones are only counted
 PRICE_RANGE = 0.25  # two batches tell the speed of the whole to about this share
 EMPTY = {
-    "checkpoint": None, "checkpoint_error": None, "images": None, "images_error": None, "provenance": None, "provenance_error": None, "self_test": None, "price": None,
+    "checkpoint": None, "checkpoint_error": None, "asks_for": None, "asked_with": None, "asked_with_error": None,
+    "images": None, "images_error": None, "provenance": None, "provenance_error": None, "self_test": None, "price": None,
 }  # fmt: skip
 TELLS_APART_Z = 4.0  # of a feature before the audit: by luck once in 16,000 features
 DIFFERENT_SHARES = 0.1  # of a file type or size between the sets
@@ -45,14 +49,15 @@ class Check:
     def run(self):
         """All parts that the payload allows. Returns the result."""
         payload = self.payload
-        given = {k: v for k, v in payload.items() if v is not None}
+        given, self.told = {k: v for k, v in payload.items() if v is not None}, None
         self.request = Request.from_json({"checkpoint": "", "members": "", "nonmembers": "", **given, "name": "check"})
         self.scratch.mkdir(mode=0o700)
         try:
             if payload["checkpoint"] and self._checkpoint() and payload["members"] and payload["nonmembers"]:
+                ready = self._asked_with()
                 sampled = self._sample()
                 self._images()
-                if sampled:
+                if sampled and ready:
                     self._self_test_and_price(sampled)
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
@@ -78,7 +83,21 @@ class Check:
                 raise
             self._say(checkpoint_error=error.sentence)
             return False
-        self._say(checkpoint=self.opened.info)
+        classes, captions = self.opened.classes, self.opened.captions
+        kind = "labels" if classes is not None else "captions" if captions else None
+        self._say(checkpoint=self.opened.info, asks_for=kind and {"kind": kind, "required": kind == "labels", "classes": classes})
+        return True
+
+    def _asked_with(self):
+        """Look up what every image is asked with. Returns False where that cannot be said, so that the network cannot be asked at all."""
+        try:
+            self.condition = condition_of(self.request, self.opened.classes, self.opened.captions)
+        except AuditError as error:
+            self.condition = None
+            self._say(asked_with_error=str(error))
+            return False
+        if self.condition.kind or self.condition.warnings:
+            self._say(asked_with={"kind": self.condition.kind, "source": self.condition.source, "warnings": list(self.condition.warnings)})
         return True
 
     def _task(self, label, function, *args, device=False):
@@ -122,7 +141,7 @@ class Check:
         from models.pixels import fit
 
         channels, *size = self.opened.info["image_shape"]
-        rows = []
+        rows, told = [], []
         for side in ("members", "nonmembers"):
             taken = []
             try:
@@ -134,6 +153,8 @@ class Check:
                         taken.append(fit(pixels_of(entry, channels), tuple(size)))
                     except ImageError:
                         continue  # reading the sets names it
+                    if self.condition is not None and self.condition.kind:
+                        told.append(self.condition.said[side][as_text(entry.name)])
                     if len(taken) == tasks.SELF_TEST_IMAGES // 2:
                         break
             except ModelError:
@@ -142,6 +163,7 @@ class Check:
                 return 0
             rows += taken
         np.save(self.scratch / "sample.npy", np.stack(rows))
+        self.told = tuple(told) or None
         return len(rows)
 
     def _self_test_and_price(self, sampled):
@@ -150,10 +172,10 @@ class Check:
         engine_kind, wanted = self.engine.kind, self.request.device if self.engine.external else device_kind(self.request.device, self.config)
         on_cpu = wanted == "cpu" and engine_kind == "cpu"
         try:
-            tested, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, self.facts.plan, bool(on_cpu and counted))
+            tested, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, self.facts.plan, bool(on_cpu and counted), self.told)
             self._say(self_test=tested)
             if counted and not on_cpu and wanted == engine_kind:
-                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, self.facts.plan, device=True)
+                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, self.facts.plan, self.told, device=True)
         except TaskFailed as error:
             if not error.sentence:
                 raise

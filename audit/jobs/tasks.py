@@ -79,7 +79,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Opened:
-    """What the driver needs to know of a checkpoint: info as JSON, alphas_cumprod (T,) float64, device type and words, versions on the device worker."""
+    """What the driver needs to know of a checkpoint: info as JSON, alphas_cumprod (T,) float64, device type and words, versions on the device worker, and what
+    the model is asked with beside the picture (models.base.Denoiser)."""
 
     info: dict
     alphas_cumprod: np.ndarray
@@ -88,6 +89,8 @@ class Opened:
     device_words: str
     torch_version: str
     diffusers_version: str
+    classes: int | None = None
+    captions: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,14 +269,27 @@ def _open(place):
     return opened
 
 
-def load_x0(images, first, stop, denoiser):
-    """x0 (n,C,H,W) float32 in model space on the CPU, of rows first … stop-1 of an images.npy."""
+def load_pictures(images, first, stop):
+    """(n,C,H,W) float32 in [-1, 1] on the CPU, of rows first … stop-1 of an images.npy."""
     import torch
 
     from models.pixels import to_model_range
 
-    x0 = torch.from_numpy(to_model_range(np.load(images, mmap_mode="r", allow_pickle=False)[first:stop]))
-    return x0 if denoiser.pixel_space else denoiser.encode(x0.to(next(denoiser.network.parameters()).device)).cpu()
+    return torch.from_numpy(to_model_range(np.load(images, mmap_mode="r", allow_pickle=False)[first:stop]))
+
+
+def load_x0(images, first, stop, denoiser):
+    """x0 (n,C,H,W) float32 in model space on the CPU, of rows first … stop-1 of an images.npy."""
+    from audit.latents import encoded
+
+    return encoded(denoiser, load_pictures(images, first, stop))
+
+
+def cond_of(denoiser, said):
+    """What `predict` takes for some images. Args: said: their class labels or captions, or None. Returns: int64 (n,), embeddings (n,tokens,width), or None."""
+    if said is None:
+        return None
+    return np.asarray(said, dtype=np.int64) if denoiser.classes is not None else denoiser.embed(list(said))
 
 
 @task
@@ -289,7 +305,8 @@ def facts_of(opened, wish):
     Args:
         opened: {source: Denoiser}, which have the same timesteps.
         wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit),
-            also (probes that no attack reads), settings ({attack: {setting: value}} that the user fixed), api (None, or anything: the networks are seen through an API).
+            also (probes that no attack reads), settings ({attack: {setting: value}} that the user fixed), api (None, or anything: the networks are seen through an API),
+            captions (whether there are any).
     Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
@@ -324,7 +341,11 @@ def _affordable(opened, settings, wish):
 
     names, denoiser, budget = choose(wish["attacks"]), opened[TARGET], wish["budget"]
     hidden = {name: WHITE_BOX for name in names if wish["api"] and ATTACKS[name].card.threat_model == "white-box"}
-    names = tuple(name for name in names if name not in hidden)
+    asked = denoiser.classes is not None or (denoiser.captions and wish.get("captions", False))
+    unfit = {name: reason for name in names for probe in ATTACKS[name].card.probes if (reason := PROBES[probe].unfit(asked)) and name not in hidden}
+    names = tuple(name for name in names if name not in hidden | unfit)
+    if not names and unfit:
+        raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks.")
     if not names:
         raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
     plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
@@ -335,7 +356,7 @@ def _affordable(opened, settings, wish):
     chosen, skipped = within_budget(names, cost | {"noised": 0}, cost["noised"], budget)
     if not chosen:
         raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
-    skipped |= hidden
+    skipped |= hidden | unfit
     used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
     return tuple(probe for probe in PROBES if probe in used), skipped
 
@@ -353,7 +374,8 @@ def describe(denoiser, device):
 
     words = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_words(torch.get_num_threads())
     abar = np.asarray(denoiser.schedule.alphas_cumprod, np.float64)
-    return Opened(denoiser.info.to_json(), abar, denoiser.pixel_space, device.type, words, torch.__version__, diffusers.__version__)
+    info, asked_with = denoiser.info.to_json(), (denoiser.classes, denoiser.captions)
+    return Opened(info, abar, denoiser.pixel_space, device.type, words, torch.__version__, diffusers.__version__, *asked_with)
 
 
 def cpu_words(cores):
@@ -362,16 +384,17 @@ def cpu_words(cores):
 
 
 @task
-def test_network(place, images, count):
+def test_network(place, images, count, said=None):
     """Self-test on at most SELF_TEST_IMAGES images, half from each end of images.npy (members stand first).
 
+    Args: said: class labels or captions of all `count` images, or None.
     Returns: the SelfTest as JSON.  Raises: SelfTestFailed.
     """
     from models.errors import SelfTestFailed
 
     (opened, _), found = networks(place), []
     for source, denoiser in opened.items():
-        tested = run_self_test(getattr(denoiser, "behind", denoiser), images, count)  # an API may show too little for it
+        tested = run_self_test(getattr(denoiser, "behind", denoiser), images, count, said)  # an API may show too little for it
         if source == REFERENCE and not tested.passed:
             measured = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
             raise SelfTestFailed(f"--reference does not denoise these images: {measured}. {tested.hint}")
@@ -379,7 +402,7 @@ def test_network(place, images, count):
     return found[0].to_json()
 
 
-def run_self_test(denoiser, images, count):
+def run_self_test(denoiser, images, count, said=None):
     """models.selftest.self_test on images of both sets: the first and the last of `count` in turn, because it may look at few."""
     import torch
 
@@ -387,42 +410,51 @@ def run_self_test(denoiser, images, count):
 
     half = min(SELF_TEST_IMAGES, count) // 2
     first, last = load_x0(images, 0, half, denoiser), load_x0(images, count - half, count, denoiser)
-    return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1))
+    told = None if said is None else [value for pair in zip(said[:half], said[count - half : count], strict=True) for value in pair]
+    return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1), cond=cond_of(denoiser, told))
 
 
 @task
-def probe_network(place, images, count, settings):
-    """Find the batch size unless the plan fixes it, check the precision, time two batches. Returns Probed."""
+def probe_network(place, images, count, settings, said=None):
+    """Find the batch size unless the plan fixes it, check the precision, time two batches. Args: said: as in test_network. Returns Probed."""
     from audit.engine import check_precision
 
     opened, device = networks(place)
     plan, found = _plan(settings), []
     for denoiser in opened.values():
         x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
+        cond = cond_of(denoiser, said and said[: len(x0)])
         if plan.precision != "fp32":
-            check_precision(denoiser, x0, plan)
-        found.append(price_of(denoiser, x0, plan, device))
+            check_precision(denoiser, x0, plan, cond)
+        found.append(price_of(denoiser, x0, plan, device, cond))
     return Probed(min(p.batch_size for p in found), sum(p.seconds_per_call for p in found) / len(found), found[-1].memory_bytes)
 
 
-def price_of(denoiser, x0, plan, device):
+def price_of(denoiser, x0, plan, device, cond=None):
     """Probed of a plan on a device."""
     from audit.engine import price
 
-    cost = price(denoiser, x0, plan, device)
+    cost = price(denoiser, x0, plan, device, cond)
     return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes)
 
 
 @task
-def measure(place, images, first, stop, settings, flag):
-    """Measure images first … stop-1. Returns ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out."""
+def measure(place, images, first, stop, settings, flag, said=None):
+    """Measure images first … stop-1. Args: said: class labels or captions of these images, or None.
+
+    Returns: ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out.
+    """
     from audit.engine import measure_block
+    from audit.latents import encoded
 
     opened, _ = networks(place)
-    x0 = load_x0(images, first, stop, opened[TARGET])
+    pictures, plan = load_pictures(images, first, stop), _plan(settings)
     begun, sizes, tables = time.perf_counter(), [settings["batch_size"]], {}
     for source, denoiser in opened.items():
-        measured = measure_block(denoiser, x0, _plan(settings), should_stop=flag.is_set, on_batch_size=sizes.append)
+        seconds = {name: plan.probe(name).SECOND for name in plan.probes if plan.probe(name).SECOND is not None and not denoiser.pixel_space}
+        seconds = {name: encoded(denoiser, second(pictures)) for name, second in seconds.items()}
+        x0, cond = encoded(denoiser, pictures), cond_of(denoiser, said)
+        measured = measure_block(denoiser, x0, plan, should_stop=flag.is_set, on_batch_size=sizes.append, cond=cond, second=seconds)
         tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
 
@@ -441,23 +473,24 @@ def look(place, wish):
 
 
 @task
-def look_closer(place, images, count, settings, price_here):
+def look_closer(place, images, count, settings, price_here, said=None):
     """Self-test of a check's network and, on the CPU, its price; the network is dropped afterwards.
 
+    Args: said: class labels or captions of the images, or None.
     Returns: (SelfTest as JSON, Probed or None).
     """
     _prepare_process(place)
     denoiser = _looked.pop(place.identity, None) or place.open()
     _looked.clear()
-    tested = run_self_test(denoiser, images, count).to_json()
+    tested = run_self_test(denoiser, images, count, said).to_json()
     if not price_here:
         return tested, None
-    return tested, price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), _device(replace(place, device="cpu")))
+    return tested, price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), _device(replace(place, device="cpu")), cond_of(denoiser, said))
 
 
 @task
-def price_on_device(place, images, count, settings):
-    """Price of a check on the GPU, in turn with an audit's shards. Returns Probed."""
+def price_on_device(place, images, count, settings, said=None):
+    """Price of a check on the GPU, in turn with an audit's shards. Args: said: as in look_closer. Returns Probed."""
     opened, device = networks(place)
     denoiser = opened[TARGET]
-    return price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), device)
+    return price_of(denoiser, load_x0(images, 0, count, denoiser), _plan(settings), device, cond_of(denoiser, said))
