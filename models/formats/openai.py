@@ -91,7 +91,7 @@ def labels_for(cond, classes, xt):
     Raises: CheckpointError: none given, or outside 0 … classes - 1.
     """
     if cond is None:
-        raise CheckpointError(f"The model has {classes} classes and needs a label for every image. Expected cond of predict, whole numbers below {classes}.")
+        raise CheckpointError(f"The model has {classes} classes and needs a label for every image. Expected cond of predict; audits of such models are not built yet.")
     labels = torch.as_tensor(cond)
     if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.shape != xt.shape[:1]:
         raise CheckpointError(f"Class labels are {labels.dtype} of shape {tuple(labels.shape)}. Expected one whole number for each of {len(xt)} images: correct cond.")
