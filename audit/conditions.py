@@ -12,9 +12,11 @@ import csv
 import io
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from scipy.stats import chi2_contingency
 
 from audit.errors import ImageSetError, RequestError
 from models.errors import ModelError
@@ -27,6 +29,7 @@ COLUMN = {"labels": "class", "captions": "caption"}
 WHOLE = re.compile(r"[0-9]{1,9}")
 WORDNET = re.compile(r"n[0-9]{8}")  # ImageNet's folders, whose sorted order is its numbering everywhere
 NAMED = 3  # names that a warning spells out at either end
+DIFFERENT_P, LEAST_EXPECTED = 1e-4, 5
 EMPTY_PROMPT = "The model takes text and no captions were given: every image was asked about with the empty prompt. Images trained with captions leak more with theirs."
 
 
@@ -71,14 +74,34 @@ def condition_of(request, classes, captions):
         return Condition("captions", _matched(path, read_csv(path, "caption"), names, "captions"), path.name, tuple(unused))
     if request.labels is None:
         said, warnings = _from_folders(names, classes)
-        return Condition("labels", said, "sub-folders", (*unused, *warnings))
+        return Condition("labels", said, "sub-folders", (*unused, *warnings, *_other_classes(said)))
     path = Path(request.labels)
     rows, warnings = _as_numbers(path, read_csv(path, "class"), classes)
-    return Condition("labels", _matched(path, rows, names, "labels"), path.name, (*unused, *warnings))
+    said = _matched(path, rows, names, "labels")
+    return Condition("labels", said, path.name, (*unused, *warnings, *_other_classes(said)))
 
 
 def _kinds(classes, captions):
     return (("labels", "class labels", classes is not None), ("captions", "captions", bool(captions)))
+
+
+def _other_classes(said):
+    """A warning where the two sets hold the classes in other shares than luck gives (chi-squared, p below 1e-4; classes of few images count together), else nothing."""
+    counts = [Counter(said[side].values()) for side in SETS]
+    total = [max(1, sum(side.values())) for side in counts]
+    rows, rest = [], [0, 0]
+    for label in sorted(counts[0].keys() | counts[1].keys()):
+        pair = [side[label] for side in counts]
+        if sum(pair) * min(total) / sum(total) >= LEAST_EXPECTED:
+            rows.append((label, pair))
+        else:
+            rest = [a + b for a, b in zip(rest, pair, strict=True)]
+    table = [pair for _, pair in rows] + ([rest] if all(rest) else [])
+    if len(table) < 2 or not rows or chi2_contingency(table).pvalue >= DIFFERENT_P:
+        return ()
+    label, pair = max(rows, key=lambda row: abs(row[1][0] / total[0] - row[1][1] / total[1]))
+    shares = " against ".join(f"{100 * n / of:.0f} % of the {words}" for n, of, words in zip(pair, total, ("members", "non-members"), strict=True))
+    return (f"The sets hold the classes in different shares (class {label}: {shares}), so whatever tells classes apart counts as a leak: draw both from the same source.",)
 
 
 def _names(request):

@@ -170,6 +170,18 @@ def test_zips_and_arrays_have_names_too(tmp_path):
             condition_of(Request("model", str(tmp_path / name), str(tmp_path / name), "name"), 2, False)
 
 
+def test_sets_of_other_classes_are_named(tmp_path):
+    def warned(first, second):
+        root = tmp_path / "_".join(map(str, (*first, *second)))
+        sets(root, [f"{c}/{i}.png" for c, n in enumerate(first) for i in range(n)], [f"{c}/{i}.png" for c, n in enumerate(second) for i in range(n)])
+        return condition_of(request(root), len(first), False).warnings[1:]
+
+    assert warned((30, 30, 40), (36, 28, 36)) == () and warned((20, 0), (15, 0)) == () and warned((1,) * 9, (1,) * 9) == ()
+    (words,) = warned((60, 30, 10), (30, 60, 10))
+    assert "class 0: 60 % of the members against 30 % of the non-members" in words
+    assert warned((40, 0), (0, 40))[0].startswith("The sets hold the classes in different shares (class 0: 100 %")
+
+
 def test_captions_may_be_empty_but_not_missing(tmp_path):
     root, file = sets(tmp_path), tmp_path / "captions.csv"
     text = 'image,caption\na.png,"a cat, asleep\non ""the"" mat"\nb.png,\nc.png,=HYPERLINK(1)\nx.png,12\ny.png,ein Bär\n'

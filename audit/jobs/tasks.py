@@ -387,7 +387,7 @@ def cpu_words(cores):
 def test_network(place, images, count, said=None):
     """Self-test on at most SELF_TEST_IMAGES images, half from each end of images.npy (members stand first).
 
-    Args: said: class labels or captions of all `count` images, or None.
+    Args: said: class labels or captions of the images at both ends, in order (those of all will do), or None.
     Returns: the SelfTest as JSON.  Raises: SelfTestFailed.
     """
     from models.errors import SelfTestFailed
@@ -410,13 +410,13 @@ def run_self_test(denoiser, images, count, said=None):
 
     half = min(SELF_TEST_IMAGES, count) // 2
     first, last = load_x0(images, 0, half, denoiser), load_x0(images, count - half, count, denoiser)
-    told = None if said is None else [value for pair in zip(said[:half], said[count - half : count], strict=True) for value in pair]
+    told = None if said is None else [value for pair in zip(said[:half], said[-half:], strict=True) for value in pair]
     return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1), cond=cond_of(denoiser, told))
 
 
 @task
 def probe_network(place, images, count, settings, said=None):
-    """Find the batch size unless the plan fixes it, check the precision, time two batches. Args: said: as in test_network. Returns Probed."""
+    """Find the batch size unless the plan fixes it, check the precision, time two batches. Args: said: of the first SELF_TEST_IMAGES images. Returns Probed."""
     from audit.engine import check_precision
 
     opened, device = networks(place)
