@@ -102,3 +102,35 @@ def test_a_latent_pipeline(worker, tmp_path):  # noqa: F811
     x0_mse = np.load(tmp_path / "run" / "tables" / "x0_mse.npy")
     assert np.isfinite(x0_mse).all() and np.isnan(np.load(tmp_path / "run" / "tables" / "vlb_bits.npy")[0]).all()
     assert len(list((tmp_path / "run" / "thumbnails").iterdir())) == 48
+
+
+def test_a_pipeline_that_takes_text(worker, tmp_path):  # noqa: F811
+    pytest.importorskip("models.captions", reason="text-conditional pipelines do not open in this version")
+    from models import open_checkpoint
+
+    images = pair.pictures(48, 0).repeat(2, axis=1).repeat(2, axis=2)
+    tiny.save_stable_diffusion(tmp_path / "sd", scheduler_config={"num_train_timesteps": 200})
+    model = open_checkpoint(tmp_path / "sd")
+    said = [f"the cat on {i % 5}" for i in range(24)]
+    x0, embedded = model.encode(torch.from_numpy(to_model_range(images[:24]))), model.embed(said)
+    factor = float(model.autoencoder.scale / x0.std())
+    tiny.edit(tmp_path / "sd" / "vae" / "config.json", scaling_factor=factor)
+    abar, network = torch.from_numpy(model.schedule.alphas_cumprod).float(), model.network.requires_grad_(True)
+    train(network, x0 / x0.std(), abar, lambda xt, t, i: network(xt, t, encoder_hidden_states=embedded[i]).sample, 150, 8e-3)
+    network.save_pretrained(tmp_path / "sd" / "unet")
+    rows = [f"{side}_{i:03}.png,{text}" for side in ("members", "nonmembers") for i, text in enumerate(said)]
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "\n".join(rows) + "\n")
+    for side, part in (("members", images[:24]), ("nonmembers", images[24:])):
+        pair.save_pictures(tmp_path / side, part)
+    given = ("run", "--checkpoint", tmp_path / "sd", "--members", tmp_path / "members", "--nonmembers", tmp_path / "nonmembers", "--preset", "quick", "--timesteps", "5")
+    given += ("--draws", "1", "--batch-size", "16", "--device", "cpu", "--attacks", "naive_loss,pia,pfami,gray_free")
+    reports, losses = [], []
+    for name, more in (("with", ("--captions", tmp_path / "captions.csv")), ("without", ())):
+        code, _, err = command(*given, *more, "--out", tmp_path / name)
+        assert code in (0, 3) and err == "", err
+        reports.append(json.loads((tmp_path / name / "report.json").read_text()))
+        losses.append(np.load(tmp_path / name / "tables" / "eps_mse.npy"))
+    status = [{a["name"]: a["status"] for a in report["attacks"]} for report in reports]
+    assert status[0] == dict.fromkeys(status[0], "done") | {"gray_free": "skipped"} and set(status[1].values()) == {"done"}
+    assert reports[0]["warnings"] == [] and reports[1]["warnings"][0].startswith("The model takes text and no captions were given")
+    assert not np.allclose(*losses, rtol=1e-3)
