@@ -16,7 +16,7 @@ from models.overrides import OVERRIDES
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
 RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
-RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference", "api")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference", "api", "labels", "captions")
 OVERRIDE_FLAGS = {"whole": "N", "number": "X", "text": "TEXT"}  # what stands for a value in --help; choices show themselves
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
 KINDS["api"] = (str, dict)
@@ -128,6 +128,8 @@ def _run_flags(run):
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
     run.add_argument("--reference", type=path_given, metavar="P", help="a checkpoint not trained on the members, such as the base of a fine-tune: its scores are subtracted")
     run.add_argument("--api", metavar="KEY=VALUE,…", help="attack only what an API shows: steps=20,bits=8,noise=0.02,jpeg=75; white-box attacks are skipped")
+    run.add_argument("--labels", type=path_given, metavar="F.csv", help="image,class: what a class-conditional model is asked with; or class sub-folders 0, 1, …")
+    run.add_argument("--captions", type=path_given, metavar="F.csv", help="image,caption: what a text-to-image model is asked with (the empty prompt)")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
     _override_flags(run)
 
@@ -180,6 +182,12 @@ def request_from(args):
         if not path.exists():
             raise RequestError(f"--reference: {path.name} was not found. Expected a path to a checkpoint: check the path.")
         given["reference"] = str(path)
+    for name, column in (("labels", "class"), ("captions", "caption")):
+        if given.get(name):
+            path = _resolved(name, given[name])
+            if not path.is_file():
+                raise RequestError(f"--{name}: {path.name} was not found. Expected a .csv with the columns image,{column}: check the path.")
+            given[name] = str(path)
     if given.get("manifest"):
         path = _resolved("manifest", given["manifest"])
         if not path.is_file():

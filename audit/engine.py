@@ -18,9 +18,10 @@ import torch
 from scipy.stats import rankdata
 
 from audit.errors import RequestError
+from audit.latents import decoded, encoded, shape_of
 from audit.probes import PROBES
 from audit.request import PRECISIONS
-from audit.rows import RowSource, as_images, as_noise
+from audit.rows import RowSource, as_cond, as_images, as_noise
 from models.errors import CheckpointError
 
 CPU_PIXELS = 2**15  # rows x height x width of a default batch on the CPU: activations stay in the cache; the demo network is fastest at 128 rows of 16 x 16
@@ -155,7 +156,7 @@ def choose_device(name="auto"):
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def measure_block(denoiser, x0, plan, should_stop=None, on_calls=None, noise=None, on_batch_size=None):
+def measure_block(denoiser, x0, plan, should_stop=None, on_calls=None, noise=None, on_batch_size=None, cond=None, second=None):
     """Measure one block of images with every probe of a plan, on the device where the denoiser is.
 
     Args:
@@ -163,22 +164,29 @@ def measure_block(denoiser, x0, plan, should_stop=None, on_calls=None, noise=Non
         plan: MeasurePlan; should_stop(): asked before every batch; on_calls(calls): told after every batch how many network calls it took.
         noise: None, or float (S,K,C,H,W) or (S,K,n,C,H,W) instead of the bank.
         on_batch_size(size): told when the device's memory was too small and batches were halved.
+        cond: as audit.rows.as_cond takes it, one entry per image; expanded over timesteps and draws as x0 is.
+        second: {probe: (n,C,H,W)}, of a latent model, the encoded pictures of probes with SECOND; those that are missing are made from the decoded x0.
     Returns: {table: float32 (S,n,K)}; NaN = not measured.
     Raises: Stopped; RequestError; models.errors.CheckpointError: the model returned NaN or infinity.
     """
     x0 = as_images(x0)
+    cond = as_cond(cond, denoiser, len(x0))
     tables = {}
     for name in plan.probes:
-        own = plan.of(name)
-        tables |= _measure_probe(denoiser, x0, plan.probe(name), own, noise, (should_stop, on_calls, on_batch_size))
+        own, shown = plan.of(name), (second or {}).get(name)
+        tables |= _measure_probe(denoiser, x0, plan.probe(name), own, noise, (should_stop, on_calls, on_batch_size), cond, shown)
     return tables
 
 
-def _measure_probe(denoiser, x0, probe, plan, noise, watchers):
-    """{table: float32 (S,n,K)} of one probe. Args: plan: of this probe alone; watchers: as in measure_block."""
+def _measure_probe(denoiser, x0, probe, plan, noise, watchers, cond, second):
+    """{table: float32 (S,n,K)} of one probe. Args: plan: of this probe alone; watchers: as in measure_block; second: its own, or None."""
     _check_timesteps(plan.timesteps, len(denoiser.schedule))
+    if reason := probe.unfit(cond is not None):
+        raise RequestError(f"The probe {probe.name} cannot be measured: {reason}.")
     defined = probe.defined(denoiser, plan.timesteps)
-    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), _device_of(denoiser), noise)
+    if probe.SECOND is not None and not denoiser.pixel_space and second is None:
+        second = encoded(denoiser, probe.SECOND(decoded(denoiser, x0)))
+    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), _device_of(denoiser), noise, cond, second)
     out = np.full((len(probe.TABLES), plan.draws, len(x0), len(plan.timesteps)), np.nan, dtype=np.float32)
     if source.total:
         values = _run(denoiser, probe, plan, source, *watchers)
@@ -285,8 +293,6 @@ def _require_finite(out, defined, timesteps):
 
 def measure_images(denoiser, x0, timesteps, probe="noised", seed=0, draws=1, noise=None, clip=None, cond=None, batch_size=None, device="auto"):
     """audit.probes.measure, where it is described."""
-    if cond is not None:
-        raise RequestError("cond was given, but this model is unconditional. Leave cond out.")
     plan = MeasurePlan((0,), probes=(probe,))  # refuses an unknown name
     plan = MeasurePlan(tuple(np.asarray(timesteps).reshape(-1).tolist()), draws, seed, batch_size, "fp32", (probe,), clip)
     if noise is not None:
@@ -299,6 +305,7 @@ def measure_images(denoiser, x0, timesteps, probe="noised", seed=0, draws=1, noi
     x0 = as_images(x0)
     if denoiser.pixel_space and tuple(x0.shape[1:]) != tuple(denoiser.image_shape):
         raise RequestError(f"x0 holds images of {tuple(x0.shape[1:])} (C,H,W). Expected the model's {tuple(denoiser.image_shape)}.")
+    cond = as_cond(cond, denoiser, len(x0))
     plan = plan.of(probe)
     if noise is not None:
         noise = as_noise(noise, plan, x0)
@@ -310,7 +317,7 @@ def measure_images(denoiser, x0, timesteps, probe="noised", seed=0, draws=1, noi
     blocks = []
     for first in range(0, len(x0), step):
         part = noise[:, :, first : first + step] if noise is not None and noise.ndim == 6 else noise
-        tables = measure_block(denoiser, x0[first : first + step], plan, noise=part)
+        tables = measure_block(denoiser, x0[first : first + step], plan, noise=part, cond=None if cond is None else cond[first : first + step])
         blocks.append({name: values.mean(axis=0, dtype=np.float64).astype(np.float32) for name, values in tables.items()})
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -324,7 +331,7 @@ def default_batch_size(denoiser, plan, device):
         if denoiser not in _found:
             _found[denoiser] = find_batch_size(denoiser, plan, device)
         return _found[denoiser]
-    _, height, width = denoiser.image_shape
+    _, height, width = shape_of(denoiser)
     return int(np.clip(CPU_PIXELS // (height * width), 1, CPU_ROWS))
 
 
@@ -334,17 +341,19 @@ def _timed(plan):
     return plan.probe(name), plan.of(name)
 
 
-def _timer(denoiser, plan, device, x0=None):
+def _timer(denoiser, plan, device, x0=None, cond=None):
     """A function that measures one batch of a given size and returns the seconds it took, or None when memory ran out."""
     if x0 is None:
         picture = torch.rand((SMALLEST_TRIED, *denoiser.image_shape), generator=torch.Generator().manual_seed(0)) * 2 - 1
-        x0 = picture if denoiser.pixel_space else denoiser.encode(picture.to(device)).cpu()
+        x0 = encoded(denoiser, picture)
+    if cond is None and denoiser.classes is not None:
+        cond = np.zeros(len(x0), dtype=np.int64)  # which class costs no more than another
     probe, plan = _timed(plan)
     columns = np.flatnonzero(probe.defined(denoiser, plan.timesteps).any(axis=0))
     if not len(columns):
         raise RequestError("None of the timesteps can be measured on this model: its schedule keeps no signal there. Choose less noisy timesteps.")
     _device_of(denoiser)
-    source = RowSource(as_images(x0), plan, probe, columns, device)
+    source = RowSource(as_images(x0), plan, probe, columns, device, cond=as_cond(cond, denoiser, len(x0)))
     start = source.total // 2  # t = 0 costs a little more than the rest
 
     def seconds(size):
@@ -408,14 +417,15 @@ class Price:
     memory_bytes: int | None
 
 
-def price(denoiser, x0, plan, device):
+def price(denoiser, x0, plan, device, cond=None):
     """Price of a plan from two batches of the given images.
 
-    Args: x0: (n,C,H,W), as many as there are, a batch repeats them; device: where the denoiser is; plan.batch_size None = found first.
+    Args: x0: (n,C,H,W), as many as there are, a batch repeats them; device: where the denoiser is; plan.batch_size None = found first; cond: as in measure_block,
+        None = any class.
     Raises: RequestError: memory is too small for one image.
     """
     size = plan.batch_size or find_batch_size(denoiser, plan, device)
-    seconds = _timer(denoiser, plan, device, x0)
+    seconds = _timer(denoiser, plan, device, x0, cond)
     seconds(1)  # warms up
     while None in (took := [seconds(size), seconds(size)]):
         size = _halved(size, device)
@@ -435,20 +445,20 @@ def _peak_memory(device):
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def check_precision(denoiser, x0, plan):
+def check_precision(denoiser, x0, plan, cond=None):
     """Refuse a reduced precision that reorders images.
 
     At every measured timestep of every table, the Spearman rank correlation over at most 64 images between plan.precision and fp32 (one draw, same noise)
     must reach 0.999. Probes that are always measured in fp32 pass.
 
-    Args: x0: (n,C,H,W).
+    Args: x0: (n,C,H,W); cond: as in measure_block.
     Returns: {table: lowest correlation over timesteps}; {} for fp32, which is the reference.
     Raises: RequestError: names the table, the timestep and the correlation.
     """
     if plan.precision == "fp32":
         return {}
     x0, plan = as_images(x0)[:PRECISION_IMAGES], replace(plan, draws=1)
-    run = functools.partial(measure_block, denoiser, x0)
+    run = functools.partial(measure_block, denoiser, x0, cond=None if cond is None else cond[:PRECISION_IMAGES])
     exact, reduced = run(replace(plan, precision="fp32")), run(plan)
     lowest, timesteps = {}, specs(plan, denoiser.schedule)
     for name, values in exact.items():

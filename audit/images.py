@@ -9,6 +9,7 @@ The folder gets
                     "duplicates": {"exact", "pairs": [{"image_id", "set": "members" | "nonmembers" | "both", "kept": path or null, "left_out": [paths]}],
                                    "near", "clusters", "near_pairs": [{"a", "a_path", "a_set", "b", "b_path", "b_set", "how", "correlation", "left_out"}], "rule"},
                     "modes": {set: {"28 x 28 grey PNG": count}}, "resized": {set: count}, "preprocessing": {"crop", "filter", "size": [H, W]}}
+                   an image has also "label": int or "caption": text where the model is asked with it;
                    cluster: images of one set that are near duplicates of each other share a number; source_sha256: of the file's bytes, in a .npz of the array's;
                    near: images left out because a near duplicate stands in the other set, in left_out with "image_id" and the other's path ("of") too; clusters: groups of
                    two and more that stay; near_pairs: a, b are image ids, at most 100 pairs, strongest first; rule: what was done, in a sentence
@@ -129,12 +130,13 @@ class _Side:
         self.left_out.append({"path": path, "set": self.name, "reason": reason} | more)
 
 
-def prepare(members, nonmembers, image_shape, folder, on_progress=None):
+def prepare(members, nonmembers, image_shape, folder, on_progress=None, asked_with=None):
     """Read both sets and write images.npy, queries.json and features.npz.
 
     Args:
         members, nonmembers: paths of a folder (recursive), .zip or .npz; image_shape: (C,H,W) of the model, C is 1 or 3.
         folder: where to write, made if missing; on_progress(files_read): called after every file, and again while near duplicates are looked for; may raise to stop.
+        asked_with: audit.conditions.Condition, what the model is asked with beside each image, or None.
     Returns: QuerySet.
     Raises: ImageSetError: a set is missing, empty, too small or of another channel count, or the sets share too many pictures, exactly or nearly.
     """
@@ -167,6 +169,7 @@ def prepare(members, nonmembers, image_shape, folder, on_progress=None):
         {
             "images": [
                 {"image_id": image.image_id, "path": image.path, "is_member": image.side == "members", "cluster": int(cluster), "source_sha256": image.sha256}
+                | (asked_with.of(image.side, image.path) if asked_with else {})
                 for image, cluster in zip(kept, clusters, strict=True)
             ],
             **counts,

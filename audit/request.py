@@ -13,7 +13,7 @@ from audit.presets import PRESETS
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 DEFAULT_BUDGET, BUDGET_OF_ALL = 1, 10  # loss grids: without --attacks, and with --attacks all
-ADDED = ("reference", "api")  # fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
+ADDED = ("reference", "api", "labels", "captions")  # fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
 NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
 
 
@@ -35,6 +35,7 @@ class Request:
         budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
         reference: absolute path of a checkpoint whose scores are subtracted, or None.
         api: what an API shows, as audit.api.parse_api takes it (text or dict) and kept with every key, or None for the weights themselves.
+        labels, captions: absolute paths of a CSV with the columns image,class or image,caption (audit.conditions), or None.
     """
 
     checkpoint: str
@@ -57,6 +58,8 @@ class Request:
     budget: int | None = None
     reference: str | None = None
     api: dict | None = None
+    labels: str | None = None
+    captions: str | None = None
 
     def __post_init__(self):
         for name in ("checkpoint", "members", "nonmembers", "name"):
@@ -86,6 +89,10 @@ class Request:
             raise RequestError("--manifest and --randomised-split were both given. Expected one: a manifest shows what the other only says.")
         if not (self.reference is None or (isinstance(self.reference, str) and self.reference)):
             raise RequestError(f"--reference is {str(self.reference)[:40]!r}. Expected a path to a checkpoint.")
+        for name, column in (("labels", "class"), ("captions", "caption")):
+            value = getattr(self, name)
+            if not (value is None or (isinstance(value, str) and value)):
+                raise RequestError(f"--{name} is {str(value)[:40]!r}. Expected a path to a .csv with the columns image,{column}.")
         if self.api is not None:
             object.__setattr__(self, "api", parse_api(self.api).to_json())
         if self.claimed_dp is not None:

@@ -10,16 +10,17 @@ from audit.probes.base import Rows
 class RowSource:
     """The rows of one block of images, in the order column, draw, image; what one row is, the probe's ROW says.
 
-    Args: plan: the MeasurePlan of this probe alone; probe: audit.probes.base.Probe; columns: int64 (K',), positions in the plan's timesteps that are measured.
+    Args: plan: the MeasurePlan of this probe alone; probe: audit.probes.base.Probe; columns: int64 (K',), positions in the plan's timesteps that are measured;
+        cond, second: one entry per image, as Rows holds them, or None.
     Attributes: columns; draws: S; total: K' S n rows for ROW "draw", K' n for "timestep", n for "image"; device: torch.device.
     """
 
-    def __init__(self, x0, plan, probe, columns, device, noise=None):
+    def __init__(self, x0, plan, probe, columns, device, noise=None, cond=None, second=None):
         self.columns, self.device, self.draws, self.images, self._probe = columns, device, plan.draws, len(x0), probe
         self._draws_apart = plan.draws if probe.ROW == "draw" else 1
         self.total = len(x0) * (min(len(columns), 1) if probe.ROW == "image" else len(columns) * self._draws_apart)
         self._on_cuda = device.type == "cuda"
-        self._x0 = self._send(x0)
+        self._x0, self._cond, self._second = self._send(x0), *(None if values is None else self._send(values) for values in (cond, second))
         self._columns, self._timesteps = torch.as_tensor(columns), torch.as_tensor(plan.timesteps, dtype=torch.int64)
         self._bank = bank(int(plan.seed), probe.name, tuple(x0.shape[1:]), int(plan.draws) * probe.NOISES_PER_DRAW)
         self._noise = None if noise is None else as_noise(noise, plan, x0)
@@ -29,11 +30,12 @@ class RowSource:
         """Rows first … last-1; a number beyond the end starts over (for timing)."""
         index = torch.arange(first, last) % self.total
         pair, image = index // self.images, index % self.images
-        x0 = self._x0.index_select(0, self._send(image))
+        at = self._send(image)
+        x0, *beside = (None if values is None else values.index_select(0, at) for values in (self._x0, self._cond, self._second))
         if self._probe.ROW == "image":
-            return Rows(x0, self._shared_noise(), self._timesteps[self._columns])
+            return Rows(x0, self._shared_noise(), self._timesteps[self._columns], *beside)
         column, draw = self._columns[pair // self._draws_apart], pair % self._draws_apart
-        return Rows(x0, self._noise_of(pair, column, draw, image), self._timesteps[column])
+        return Rows(x0, self._noise_of(pair, column, draw, image), self._timesteps[column], *beside)
 
     def _noise_of(self, pair, column, draw, image):
         """eps of rows that are one draw each, or all draws of a timestep."""
@@ -78,6 +80,32 @@ def as_images(x0):
     if not bool(torch.isfinite(x0).all()):
         raise RequestError("x0 holds NaN or infinity. Expected finite numbers.")
     return x0
+
+
+def as_cond(cond, denoiser, count):
+    """What `predict` takes beside x_t, one entry for each image, checked once: class labels int64 (n,) or caption embeddings float32 (n,…), on the CPU, or None.
+
+    Args: cond: array, tensor or None; denoiser: models.base.Denoiser; count: images.
+    Raises: RequestError: labels that a class-conditional model lacks or does not have, entries for a model that takes none, another number of them than of images.
+    """
+    classes = denoiser.classes
+    if cond is None:
+        if classes is not None:
+            raise RequestError(f"The model has {classes} classes and needs a label for every image. Expected cond, whole numbers from 0 to {classes - 1}: give them.")
+        return None
+    if classes is None and not denoiser.captions:
+        raise RequestError("cond was given, but this model is unconditional. Leave cond out.")
+    cond = torch.as_tensor(cond).detach().to("cpu")
+    whole = not (cond.is_floating_point() or cond.is_complex() or cond.dtype == torch.bool)
+    if classes is None:
+        if not (cond.is_floating_point() and cond.ndim > 1 and len(cond) == count and bool(torch.isfinite(cond).all())):
+            raise RequestError(f"cond is {cond.dtype} of shape {tuple(cond.shape)}. Expected finite embeddings, ({count},tokens,width), as embed of the model returns them.")
+        return cond.to(torch.float32).contiguous()
+    if not whole or tuple(cond.shape) != (count,):
+        raise RequestError(f"cond is {cond.dtype} of shape {tuple(cond.shape)}. Expected one whole number for each of {count} images, its class.")
+    if not 0 <= int(cond.min()) <= int(cond.max()) < classes:
+        raise RequestError(f"Class labels run from {int(cond.min())} to {int(cond.max())}. Expected 0 to {classes - 1}, the model's {classes} classes: correct cond.")
+    return cond.to(torch.int64)
 
 
 def as_noise(noise, plan, x0):

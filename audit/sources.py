@@ -17,17 +17,27 @@ def require_comparable(target, reference):
     """Refuse a reference whose tables could not stand beside the target's.
 
     Args: target, reference: models.base.Denoiser.
-    Raises: RequestError: it is the same checkpoint, or pictures, pixel or latent space, or the number of timesteps differ.
+    Raises: RequestError: it is the same checkpoint, or pictures, pixel or latent space, the latents' shape, what it is asked with, or the number of timesteps differ.
     """
+    from audit.latents import shape_of
+
     if target.info.sha256 == reference.info.sha256:
         raise RequestError("--reference is the audited checkpoint itself, so every score would be 0. Expected a model that was not trained on the members.")
-    for what, mine, other in (
-        ("pictures of (C,H,W) =", tuple(target.image_shape), tuple(reference.image_shape)),
-        ("a model of", *("pixels" if d.pixel_space else "latents" for d in (target, reference))),
-        ("a number of timesteps that is", len(target.schedule), len(reference.schedule)),
+    for what, of in (
+        ("pictures of (C,H,W) =", lambda d: tuple(d.image_shape)),
+        ("a model of", lambda d: "pixels" if d.pixel_space else "latents"),
+        ("latents of (C,H,W) =", shape_of),
+        ("inputs beside the picture that are", asked_with),
+        ("a number of timesteps that is", lambda d: len(d.schedule)),
     ):
+        mine, other = of(target), of(reference)
         if mine != other:
             raise RequestError(f"--reference has {what} {other}, the checkpoint {mine}. Expected the same: choose another reference.")
+
+
+def asked_with(denoiser):
+    """What a model is asked with beside the picture: "none", "1 of 10 classes", "a caption"."""
+    return "a caption" if denoiser.captions else "none" if denoiser.classes is None else f"1 of {denoiser.classes} classes"
 
 
 def align(target, reference):

@@ -44,15 +44,15 @@ def read_set(path) -> Iterator[ImageFile | tuple[str, str]]:
     Raises: ModelError: the set itself cannot be read.
     """
     path = Path(path)
+    _require_set(path)
+    yield from (_folder if path.is_dir() else _zip if path.suffix.lower() == ".zip" else _npz)(path)
+
+
+def _require_set(path):
+    """Raise ModelError unless something is there that may be a set."""
     if not path.exists():
         raise ModelError(f"{path.name} was not found. Expected a folder, .zip or .npz of images: check the path.")
-    if path.is_dir():
-        yield from _folder(path)
-    elif path.suffix.lower() == ".zip":
-        yield from _zip(path)
-    elif path.suffix.lower() == ".npz":
-        yield from _npz(path)
-    else:
+    if not path.is_dir() and path.suffix.lower() not in (".zip", ".npz"):
         raise ModelError(f"{path.name} is not an image set. Expected a folder, .zip or .npz (`images`, uint8, N x H x W x C).")
 
 
@@ -119,6 +119,37 @@ def _npz(path):
         raise ModelError(f"{path.name}: `images` is {images.dtype} {images.shape}. Expected uint8, N x H x W x C with 1 or 3 channels.")
     for index, pixels in enumerate(images):
         yield ImageFile(f"images[{index}]", pixels=pixels)
+
+
+def names_of(path):
+    """Names of the image files of a set, as `read_set` gives them, without decoding one; of a .npz by the header of its array.
+
+    Raises: ModelError: the set itself cannot be read.
+    """
+    path = Path(path)
+    _require_set(path)
+    if path.is_dir():
+        names = ((Path(folder) / name).relative_to(path).as_posix() for folder, _, files in os.walk(path) for name in files)
+    elif path.suffix.lower() == ".npz":
+        return [f"images[{index}]" for index in range(_npz_rows(path))]
+    else:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError, ValueError):
+            raise ModelError(f"{path.name} is not a readable .zip. It may be cut short: copy it again.") from None
+    return sorted((name for name in names if Path(name).suffix.lower() in SUFFIXES and not IGNORED.search(name)), key=_natural)
+
+
+def _npz_rows(path):
+    """Length of the first axis of `images`."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("images.npy") as handle:
+            version = np.lib.format.read_magic(handle)
+            shape, _, _ = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(handle)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        raise ModelError(f"{path.name} is not a readable .npz of plain arrays. Expected `images`, uint8, N x H x W x C.") from None
+    return int(shape[0]) if shape else 0
 
 
 def pixels_of(entry, channels):

@@ -214,6 +214,22 @@ def test_the_budget_follows_from_the_attacks_unless_it_is_given(paths):
     assert asked("--attacks", "dime") == (("dime",), None) and asked("--attacks", "dime", "--budget", "0") == (("dime",), 0)
 
 
+def test_labels_and_captions_come_from_flags_and_file(paths, tmp_path, capsys):
+    files = {name: tmp_path / f"{name}.csv" for name in ("labels", "captions")}
+    (tmp_path / "audit.yaml").write_text("".join(f"{name}: {file}\n" for name, file in files.items()))
+    for more in ([part for name, file in files.items() for part in (f"--{name}", str(file))], ["--config", str(tmp_path / "audit.yaml")]):
+        assert main(run_flags(paths, *more)) == 2
+        assert "--labels: labels.csv was not found. Expected a .csv with the columns image,class" in capsys.readouterr().err
+        for file in files.values():
+            file.write_text("image,class\n")
+        request, _ = request_from(_parser().parse_args(run_flags(paths, *more)))
+        assert (request.labels, request.captions) == tuple(str(file) for file in files.values())
+        for file in files.values():
+            file.unlink()
+    (tmp_path / "audit.yaml").write_text("labels: 3\n")
+    assert main(run_flags(paths, "--config", str(tmp_path / "audit.yaml"))) == 2 and "labels is 3. Expected text" in capsys.readouterr().err
+
+
 def test_rescore_report_and_export_on_a_run(run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("thumbnails", "report.html", "scores.csv"))
     assert main(["rescore", str(tmp_path / "run")]) == 0

@@ -25,6 +25,7 @@ class GrayFree(SteppedAttack):
         weaknesses=(
             "64 generations reach few of many training images: a null result with more than about a hundred members says nothing",
             "bland images lie near any generation",
+            "skipped for models that are asked with class labels or captions: each would need generations of its own",
         ),
     )
 

@@ -22,7 +22,11 @@ class PFAMI(SteppedAttack):
         settings=(Setting("t", "the last timestep of the mean: the measured one nearest to it", low=0, high=10**6),),
         probes=("pfami",),
         tables=("pfami_mse", "pfami_crop_mse"),
-        weaknesses=("pixel models only: a crop is not defined on latents", "smooth or centred pictures change little under the crop", "training with random crops hides the rise"),
+        weaknesses=(
+            "latent models: the picture is cropped and encoded again, and what the encoder loses differs between both",
+            "smooth or centred pictures change little under the crop",
+            "training with random crops hides the rise",
+        ),
     )
 
     def steps_read(self, settings, timesteps):

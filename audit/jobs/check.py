@@ -1,6 +1,8 @@
 """A look at the inputs of a new audit before it starts: what the checkpoint is, what the sets hold, whether it denoises them, what the audit would cost.
 
-Answers come one by one: the row's `result` is written after each, and what cannot be said in time stays None.
+Answers come one by one: the row's `result` is written after each, and what cannot be said in time stays None. Of a model that is asked with something beside the
+picture: asks_for {"kind": "labels" | "captions", "required": bool, "classes": int or None}, then asked_with {"kind": the same, or None for the empty prompt, "source":
+file or "sub-folders", "warnings": sentences} or asked_with_error, a sentence.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from audit.api import Api
+from audit.conditions import as_text, condition_of
 from audit.errors import AuditError
 from audit.jobs import tasks
 from audit.jobs.cluster import device_kind
@@ -26,7 +29,8 @@ IMAGES_S = 8.0  # for reading the sets; larger ones are only counted
 PRICE_RANGE = 0.25  # two batches tell the speed of the whole to about this share
 EMPTY = dict.fromkeys(
     (
-        "checkpoint", "checkpoint_error", "plan", "plan_error", "costs", "images", "images_error", "provenance", "provenance_error", "self_test", "ranking", "price",
+        "checkpoint", "checkpoint_error", "plan", "plan_error", "costs", "asks_for", "asked_with", "asked_with_error",
+        "images", "images_error", "provenance", "provenance_error", "self_test", "ranking", "price",
     )
 )  # fmt: skip
 TELLS_APART_Z = 4.0  # of a feature before the audit: by luck once in 16,000 features
@@ -49,7 +53,7 @@ class Check:
     def run(self):
         """All parts that the payload allows. Returns the result."""
         payload = self.payload
-        given = {k: v for k, v in payload.items() if v is not None}
+        given, self.told = {k: v for k, v in payload.items() if v is not None}, None
         self.request = Request.from_json({"checkpoint": "", "members": "", "nonmembers": "", **given, "name": "check"})
         self.scratch.mkdir(mode=0o700)
         try:
@@ -58,9 +62,10 @@ class Check:
                 if whole:
                     self._plan()
                 if payload["members"] and payload["nonmembers"] and None not in self.shape:
+                    ready = not whole or self._asked_with()
                     sampled = self._sample()
                     self._images()
-                    if sampled:
+                    if sampled and ready:
                         (self._self_test_and_price if whole else self._rank)(sampled)
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
@@ -74,7 +79,7 @@ class Check:
     def _checkpoint(self):
         """What it is; opened where nothing is missing. Returns False where it cannot be audited."""
         self.ticket.phase("Reading the checkpoint")
-        self.engine, self.facts = self.engines.get(self.request.device, wait_for_audit=False), None
+        self.engine, self.facts, self.condition = self.engines.get(self.request.device, wait_for_audit=False), None, None
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
             self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads)
@@ -86,7 +91,22 @@ class Check:
             self._say(checkpoint_error=_sentence(error))
             return False
         self.shape = tuple(found["image_shape"])
-        self._say(checkpoint=found)
+        kind = None
+        if not found["missing"]:
+            classes, captions = self.opened.classes, self.opened.captions
+            kind = "labels" if classes is not None else "captions" if captions else None
+        self._say(checkpoint=found, asks_for=kind and {"kind": kind, "required": kind == "labels", "classes": classes})
+        return True
+
+    def _asked_with(self):
+        """Look up what every image is asked with. Returns False where that cannot be said, so that the network cannot be asked at all."""
+        try:
+            self.condition = condition_of(self.request, self.opened.classes, self.opened.captions)
+        except AuditError as error:
+            self._say(asked_with_error=str(error))
+            return False
+        if self.condition.kind or self.condition.warnings:
+            self._say(asked_with={"kind": self.condition.kind, "source": self.condition.source, "warnings": list(self.condition.warnings)})
         return True
 
     def _plan(self):
@@ -144,7 +164,7 @@ class Check:
         from models.pixels import fit
 
         channels, *size = self.shape
-        rows = []
+        rows, told = [], []
         for side in ("members", "nonmembers"):
             taken = []
             try:
@@ -156,6 +176,8 @@ class Check:
                         taken.append(fit(pixels_of(entry, channels), tuple(size)))
                     except ImageError:
                         continue  # reading the sets names it
+                    if self.condition is not None and self.condition.kind:
+                        told.append(self.condition.said[side][as_text(entry.name)])
                     if len(taken) == tasks.SELF_TEST_IMAGES // 2:
                         break
             except ModelError:
@@ -164,6 +186,7 @@ class Check:
                 return 0
             rows += taken
         np.save(self.scratch / "sample.npy", np.stack(rows))
+        self.told = tuple(told) or None
         return len(rows)
 
     def _rank(self, sampled):
@@ -180,13 +203,13 @@ class Check:
         engine_kind, wanted = self.engine.kind, self.request.device if self.engine.external else device_kind(self.request.device, self.config)
         on_cpu = wanted == "cpu" and engine_kind == "cpu"
         try:
-            tested, problem, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, plan, bool(on_cpu and counted))
+            tested, problem, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, plan, bool(on_cpu and counted), self.told)
             self._say(self_test=tested)
             if problem:
                 self._say(plan_error=problem)
                 return
             if plan and counted and not on_cpu and wanted == engine_kind:
-                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, plan, device=True)
+                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, plan, self.told, device=True)
         except TaskFailed as error:
             self._say(checkpoint_error=_sentence(error))
             return

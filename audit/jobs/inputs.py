@@ -8,11 +8,13 @@ from audit.errors import RequestError
 
 INPUTS = ("checkpoint", "members", "nonmembers")
 WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members", "reference": "reference checkpoint"}
+WORDS |= {"labels": "file of class labels", "captions": "file of captions"}
+OPTIONAL = ("reference", "labels", "captions")
 
 
 def given(request):
     """Names of the inputs that a Request has."""
-    return INPUTS if request.reference is None else (*INPUTS, "reference")
+    return (*INPUTS, *(name for name in OPTIONAL if getattr(request, name) is not None))
 
 
 def fingerprint(path):
@@ -38,7 +40,7 @@ def fingerprint(path):
 
 
 def fingerprints(request):
-    """{input: fingerprint} of a Request; "reference" only where there is one."""
+    """{input: fingerprint} of a Request; those of OPTIONAL only where they were given."""
     return {name: fingerprint(getattr(request, name)) for name in given(request)}
 
 

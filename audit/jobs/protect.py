@@ -1,6 +1,7 @@
 """A sweep over protections, from a claimed job to protections.json in the run folder: the model is opened again, and must be the one that was audited."""
 
 import dataclasses
+import json
 import secrets
 import shutil
 import time
@@ -81,6 +82,13 @@ class Protections:
             if now != then:
                 raise RequestError(f"The {name} is another one than was audited (SHA-256 {now[:8]}, audited {then[:8]}). Expected the same weights: put them back, or audit again.")
 
+    def _said(self, asked_with, index):
+        """Class labels or captions that the run asked these images with, or None."""
+        if not asked_with:
+            return None
+        images = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))["images"]
+        return tuple(images[i][asked_with["kind"][:-1]] for i in index)
+
     def _sweep(self, attacks, run, index):
         """The entries of protections.json, one for each API."""
         measurement, is_member = run.report["measurement"], np.asarray(run.is_member)[index]
@@ -91,6 +99,7 @@ class Protections:
         self.ticket.update(total_images=count * len(protections.SWEEP), total_shards=len(protections.SWEEP))
         wanted = {"attacks": attacks, "measurement": {name: measurement[name] for name in ("timesteps", "draws", "own")}}
         wanted |= {"seed": measurement["seed"], "batch_size": measurement["batch_size"], "precision": measurement["precision"]}
+        wanted["said"] = self._said(measurement["asked_with"], index)
         flag = self.engine.flag(f"{self.ticket.job.id}-{secrets.token_hex(4)}")
         self.ticket.add_flag(flag)
         for number, api in enumerate(protections.SWEEP):

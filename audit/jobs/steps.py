@@ -17,6 +17,7 @@ import numpy as np
 
 from audit import __version__
 from audit.api import Api
+from audit.conditions import condition_of
 from audit.errors import HomeError
 from audit.files import write_json
 from audit.jobs import tasks
@@ -67,6 +68,7 @@ def wish_of(request):
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
         "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget, "settings": request.settings, "api": request.api,
+        "captions": request.captions is not None,
         "also": ("untrained",) if PRESETS[request.preset].untrained else (),
     }  # fmt: skip
 
@@ -94,9 +96,10 @@ class Audit:
         ticket.phase("Opening the checkpoint")
         self._open(before)
         ticket.phase("Reading the images")
+        self.asked_with = condition_of(self.request, self.opened.classes, self.opened.captions)
         self._prepare_images(before)
         ticket.phase("Self-test")
-        self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count)
+        self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count, self._said_at_the_ends())
         self._plan_shards()
         self._measure()
         require_unchanged(self.request, before)
@@ -129,23 +132,32 @@ class Audit:
         from audit import images
 
         self.images, mark = self.folder / "images.npy", self.folder / "shards" / "inputs.json"
-        wanted = {name: before[name] for name in ("members", "nonmembers")} | {"shape": list(self.opened.info["image_shape"])}
+        wanted = {name: before[name] for name in ("members", "nonmembers", "labels", "captions") if name in before} | {"shape": list(self.opened.info["image_shape"])}
         if not (_json_or_none(mark) == wanted and self.images.exists() and (self.folder / "queries.json").exists()):
             mark.unlink(missing_ok=True)
-            images.prepare(self.request.members, self.request.nonmembers, tuple(self.opened.info["image_shape"]), self.folder, on_progress=self.ticket.check)
+            shape = tuple(self.opened.info["image_shape"])
+            images.prepare(self.request.members, self.request.nonmembers, shape, self.folder, on_progress=self.ticket.check, asked_with=self.asked_with)
             mark.parent.mkdir(exist_ok=True)
             write_json(mark, wanted)
         self.queries = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))
         self.count = len(self.queries["images"])
+        column = self.asked_with.kind and self.asked_with.kind[:-1]
+        self.said = column and tuple(image[column] for image in self.queries["images"])
         self.provenance = provenance_of(self.request, self.queries)
         self.ticket.update(total_images=self.count, total_calls=self.facts.calls(self.count))
         self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
+
+    def _said_at_the_ends(self):
+        """Labels or captions of the images that the self-test looks at; a million captions need not travel."""
+        half = min(tasks.SELF_TEST_IMAGES, self.count) // 2
+        return self.said and self.said[:half] + self.said[-half:]
 
     def _key(self):
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
         added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
         added |= {"api": self.request.api} if self.request.api else {}
+        added |= {self.asked_with.kind: hashlib.sha256(json.dumps(self.said).encode()).hexdigest()} if self.said else {}
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
@@ -160,7 +172,7 @@ class Audit:
         kept = self.shards_at.read_plan()
         if kept is None:
             self.ticket.phase("Finding the batch size")
-            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan)
+            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan, self.said and self.said[: tasks.SELF_TEST_IMAGES])
             self._check_disk()
             size = self.config.shard_images or images_per_shard(self.config.shard_seconds, probed.seconds_per_call, self.facts.calls_per_image, self.facts.values_per_image)
             kept = {"batch_size": int(probed.batch_size), "shard_images": int(min(size, self.count)), "seconds_per_call": float(probed.seconds_per_call)}
@@ -213,7 +225,8 @@ class Audit:
             while todo and len(flying) < window and not self.ticket.must_stop:
                 shard = todo.pop()
                 label = f"Shard {shard.index + 1} of {len(self.shards)} (images {shard.first + 1} to {shard.stop})"
-                handle = self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, device=True)
+                told = self.said and self.said[shard.first : shard.stop]
+                handle = self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, told, device=True)
                 flying[handle.label] = handle, shard
             finished = self.engine.wait([handle for handle, _ in flying.values()], POLL_S)
             for handle in finished:
@@ -282,6 +295,7 @@ class Audit:
                 "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
                 "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
                 "model_calls_once": self.facts.shared_calls, "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
+                "asked_with": self.asked_with.to_json(),
                 "api": self.request.api, "skipped": self.facts.skipped, "reference": self.facts.reference and {name: self.facts.reference[name] for name in REFERENCE_FIELDS},
             },
             "cost": {"model_calls": calls, "seconds": seconds, "device": self.opened.device_words, "throughput": self.count * self.engine.workers / max(1e-6, seconds)},
@@ -289,7 +303,7 @@ class Audit:
                 "afterimage": __version__, "torch": self.opened.torch_version, "diffusers": self.opened.diffusers_version,
                 "numpy": np.__version__, "python": platform.python_version(),
             },
-            "warnings": list(self.facts.warnings),
+            "warnings": [*self.facts.warnings, *self.asked_with.warnings],
             "seconds": time.time() - job.started + self.kept_seconds,
         }  # fmt: skip
 

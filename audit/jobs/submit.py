@@ -13,7 +13,9 @@ from audit.jobs.store import Store
 from audit.provenance import read_manifest
 from audit.request import Request
 
-CHECK_FIELDS = (*INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides", "reference", "api", "budget")
+CHECK_FIELDS = (
+    *INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides", "reference", "api", "budget", "labels", "captions",
+)  # fmt: skip
 
 
 def submit_audit(config, request, out=None):
@@ -100,12 +102,12 @@ def _go_on(config, store, known):
 
 def _check_inputs(request):
     expected = {"checkpoint": "a diffusers folder or .zip", "members": "a folder, .zip or .npz of images", "nonmembers": "a folder, .zip or .npz of images"}
-    expected["reference"] = expected["checkpoint"]
+    expected |= {"reference": expected["checkpoint"], "labels": "a .csv with the columns image,class", "captions": "a .csv with the columns image,caption"}
     for name in given(request):
         path = Path(getattr(request, name))
         if not path.is_absolute():
             raise RequestError(f"--{name} is {str(path)[:80]!r}. Expected an absolute path.")
-        if not path.exists():
+        if not (path.is_file() if name in ("labels", "captions") else path.exists()):
             raise RequestError(f"--{name}: {path.name} was not found. Expected {expected[name]}: check the path.")
     if request.manifest is not None:
         if not Path(request.manifest).is_absolute():

@@ -79,7 +79,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Opened:
-    """What the driver needs to know of a checkpoint: info as JSON, alphas_cumprod (T,) float64, device type and words, versions on the device worker."""
+    """What the driver needs to know of a checkpoint: info as JSON, alphas_cumprod (T,) float64, device type and words, versions on the device worker, and what
+    the model is asked with beside the picture (models.base.Denoiser)."""
 
     info: dict
     alphas_cumprod: np.ndarray
@@ -88,6 +89,8 @@ class Opened:
     device_words: str
     torch_version: str
     diffusers_version: str
+    classes: int | None = None
+    captions: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,14 +271,27 @@ def _open(place, target=None):
     return opened
 
 
-def load_x0(images, first, stop, denoiser):
-    """x0 (n,C,H,W) float32 in model space on the CPU, of rows first … stop-1 of an images.npy."""
+def load_pictures(images, first, stop):
+    """(n,C,H,W) float32 in [-1, 1] on the CPU, of rows first … stop-1 of an images.npy."""
     import torch
 
     from models.pixels import to_model_range
 
-    x0 = torch.from_numpy(to_model_range(np.load(images, mmap_mode="r", allow_pickle=False)[first:stop]))
-    return x0 if denoiser.pixel_space else denoiser.encode(x0.to(next(denoiser.network.parameters()).device)).cpu()
+    return torch.from_numpy(to_model_range(np.load(images, mmap_mode="r", allow_pickle=False)[first:stop]))
+
+
+def load_x0(images, first, stop, denoiser):
+    """x0 (n,C,H,W) float32 in model space on the CPU, of rows first … stop-1 of an images.npy."""
+    from audit.latents import encoded
+
+    return encoded(denoiser, load_pictures(images, first, stop))
+
+
+def cond_of(denoiser, said):
+    """What `predict` takes for some images. Args: said: their class labels or captions, or None. Returns: int64 (n,), embeddings (n,tokens,width), or None."""
+    if said is None:
+        return None
+    return np.asarray(said, dtype=np.int64) if denoiser.classes is not None else denoiser.embed(list(said))
 
 
 @task
@@ -291,7 +307,8 @@ def facts_of(opened, wish):
     Args:
         opened: {source: Denoiser}, which have the same timesteps.
         wish: grid_size (K or None for all), draws, seed, batch_size (or None), precision, attacks (names, empty for all), budget (loss grids, None = no limit),
-            also (probes that no attack reads), settings ({attack: {setting: value}} that the user fixed), api (None, or anything: the networks are seen through an API).
+            also (probes that no attack reads), settings ({attack: {setting: value}} that the user fixed), api (None, or anything: the networks are seen through an API),
+            captions (whether there are any).
     Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
@@ -326,7 +343,11 @@ def _affordable(opened, settings, wish):
 
     names, denoiser, budget = choose(wish["attacks"]), opened[TARGET], wish["budget"]
     hidden = {name: WHITE_BOX for name in names if wish["api"] and ATTACKS[name].card.threat_model == "white-box"}
-    names = tuple(name for name in names if name not in hidden)
+    asked = denoiser.classes is not None or (denoiser.captions and wish.get("captions", False))
+    unfit = {name: reason for name in names for probe in ATTACKS[name].card.probes if (reason := PROBES[probe].unfit(asked)) and name not in hidden}
+    names = tuple(name for name in names if name not in hidden | unfit)
+    if not names and unfit:
+        raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks.")
     if not names:
         raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
     plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
@@ -338,7 +359,7 @@ def _affordable(opened, settings, wish):
     chosen, skipped = within_budget(names, counted | {GRID: 0}, counted[GRID], budget)
     if not chosen:
         raise RequestError(f"--budget {budget} has room for none of the attacks asked for: {next(iter(skipped.values()))}.")
-    skipped |= hidden
+    skipped |= hidden | unfit
     used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
     return tuple(probe for probe in PROBES if probe in used), skipped, costs
 
@@ -358,7 +379,8 @@ def describe(denoiser, device):
 
     words = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_words(torch.get_num_threads())
     abar = np.asarray(denoiser.schedule.alphas_cumprod, np.float64)
-    return Opened(denoiser.info.to_json(), abar, denoiser.pixel_space, device.type, words, torch.__version__, diffusers.__version__)
+    info, asked_with = denoiser.info.to_json(), (denoiser.classes, denoiser.captions)
+    return Opened(info, abar, denoiser.pixel_space, device.type, words, torch.__version__, diffusers.__version__, *asked_with)
 
 
 def cpu_words(cores):
@@ -367,29 +389,30 @@ def cpu_words(cores):
 
 
 @task
-def test_network(place, images, count):
+def test_network(place, images, count, said=None):
     """Self-test on at most SELF_TEST_IMAGES images, half from each end of images.npy (members stand first).
 
+    Args: said: class labels or captions of the images at both ends, in order (those of all will do), or None.
     Returns: the SelfTest as JSON.  Raises: SelfTestFailed.
     """
     from models.errors import SelfTestFailed
 
     opened, _ = networks(place)
-    tested = run_self_test(opened[TARGET], images, count).require()
-    if problem := reference_problem(opened, images, count):
+    tested = run_self_test(opened[TARGET], images, count, said).require()
+    if problem := reference_problem(opened, images, count, said):
         raise SelfTestFailed(problem)
     return tested.to_json()
 
 
-def reference_problem(opened, images, count):
+def reference_problem(opened, images, count, said=None):
     """A sentence where there is a reference and it does not denoise these images, else "". Args: opened: {source: Denoiser}; the rest: as run_self_test."""
-    if REFERENCE not in opened or (tested := run_self_test(opened[REFERENCE], images, count)).passed:
+    if REFERENCE not in opened or (tested := run_self_test(opened[REFERENCE], images, count, said)).passed:
         return ""
     measured = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
     return f"--reference does not denoise these images: {measured}. {tested.hint}"
 
 
-def run_self_test(denoiser, images, count):
+def run_self_test(denoiser, images, count, said=None):
     """models.selftest.self_test on images of both sets: the first and the last of `count` in turn, because it may look at few. An API may show too little
     for it, so the network behind is asked."""
     import torch
@@ -399,49 +422,63 @@ def run_self_test(denoiser, images, count):
     denoiser = getattr(denoiser, "behind", denoiser)
     half = min(SELF_TEST_IMAGES, count) // 2
     first, last = load_x0(images, 0, half, denoiser), load_x0(images, count - half, count, denoiser)
-    return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1))
+    told = None if said is None else [value for pair in zip(said[:half], said[-half:], strict=True) for value in pair]
+    return self_test(denoiser, torch.stack([first, last], dim=1).flatten(0, 1), cond=cond_of(denoiser, told))
 
 
 @task
-def probe_network(place, images, count, settings):
-    """Find the batch size unless the plan fixes it, check the precision, time two batches. Returns Probed."""
-    return probed(*networks(place), images, count, settings)
+def probe_network(place, images, count, settings, said=None):
+    """Find the batch size unless the plan fixes it, check the precision, time two batches. Args: said: of the first SELF_TEST_IMAGES images. Returns Probed."""
+    return probed(*networks(place), images, count, settings, said)
 
 
-def probed(opened, device, images, count, settings):
-    """Probed of a plan on a device, the mean over the sources. Args: opened: {source: Denoiser}, on that device."""
+def probed(opened, device, images, count, settings, said=None):
+    """Probed of a plan on a device, the mean over the sources. Args: opened: {source: Denoiser}, on that device; said: as probe_network."""
     from audit.engine import check_precision
 
     found = []
     for source, denoiser in opened.items():
         plan = _plan(settings, source)
         x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
+        cond = cond_of(denoiser, said and said[: len(x0)])
         if plan.precision != "fp32":
-            check_precision(denoiser, x0, plan)
-        found.append(price_of(denoiser, x0, plan, device))
+            check_precision(denoiser, x0, plan, cond)
+        found.append(price_of(denoiser, x0, plan, device, cond))
     return Probed(min(p.batch_size for p in found), sum(p.seconds_per_call for p in found) / len(found), found[-1].memory_bytes)
 
 
-def price_of(denoiser, x0, plan, device):
+def price_of(denoiser, x0, plan, device, cond=None):
     """Probed of a plan on a device."""
     from audit.engine import price
 
-    cost = price(denoiser, x0, plan, device)
+    cost = price(denoiser, x0, plan, device, cond)
     return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes)
 
 
 @task
-def measure(place, images, first, stop, settings, flag):
-    """Measure images first … stop-1. Returns ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out."""
-    from audit.engine import measure_block
+def measure(place, images, first, stop, settings, flag, said=None):
+    """Measure images first … stop-1. Args: said: class labels or captions of these images, or None.
 
+    Returns: ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out.
+    """
     opened, _ = networks(place)
-    x0 = load_x0(images, first, stop, opened[TARGET])
+    pictures = load_pictures(images, first, stop)
     begun, sizes, tables = time.perf_counter(), [settings["batch_size"]], {}
     for source, denoiser in opened.items():
-        measured = measure_block(denoiser, x0, _plan(settings, source), should_stop=flag.is_set, on_batch_size=sizes.append)
+        measured = _measured(denoiser, pictures, _plan(settings, source), flag, said, sizes.append)
         tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
+
+
+def _measured(denoiser, pictures, plan, flag, said, on_batch_size=None):
+    """{table: float32 (S,n,K)} of one source, from pictures (n,C,H,W) in [-1, 1]."""
+    from audit.engine import measure_block
+    from audit.latents import encoded
+
+    seconds = {name: plan.probe(name).SECOND for name in plan.probes if plan.probe(name).SECOND is not None and not denoiser.pixel_space}
+    seconds = {name: encoded(denoiser, second(pictures)) for name, second in seconds.items()}
+    x0, cond = encoded(denoiser, pictures), cond_of(denoiser, said)
+    return measure_block(denoiser, x0, plan, should_stop=flag.is_set, on_batch_size=on_batch_size, cond=cond, second=seconds)
 
 
 @task
@@ -456,7 +493,7 @@ def measure_shown(place, api, images, count, wanted, flag):
     """Measure images as one API shows the networks of `place`, at the settings that a run chose.
 
     Args: api: audit.api.Api, or None for the networks themselves; images, count: of an images.npy; wanted: attacks (audit.protections.attacks_of), measurement,
-        seed, batch_size, precision; flag: a stop sign.
+        seed, batch_size, precision, said (class labels or captions of the images, or None); flag: a stop sign.
     Returns: ({table: float32 (S,n,K)}, {table: (axis, timesteps)}, audit.protections.Shown, network calls), or a sentence where this API cannot show these models.
     """
     from audit import engine
@@ -471,9 +508,9 @@ def measure_shown(place, api, images, count, wanted, flag):
     except RequestError as error:
         return " ".join(str(error).split())
     plan = engine.MeasurePlan(**shown.plan, **{name: wanted[name] for name in ("seed", "batch_size", "precision")})
-    x0, tables, specs, calls = load_x0(images, 0, count, opened[TARGET]), {}, {}, 0
+    pictures, tables, specs, calls = load_pictures(images, 0, count), {}, {}, 0
     for source, view in views.items():
-        tables |= {source + name: values for name, values in engine.measure_block(view, x0, plan, should_stop=flag.is_set).items()}
+        tables |= {source + name: values for name, values in _measured(view, pictures, plan, flag, wanted["said"]).items()}
         specs |= {source + table: spec for table, spec in engine.specs(plan, view.schedule).items()}
         calls += engine.model_calls(plan, count, view)
     return tables, specs, shown, int(calls)
@@ -529,21 +566,21 @@ def rank(place, images, count):
 
 
 @task
-def look_closer(place, images, count, settings, price_here):
+def look_closer(place, images, count, settings, price_here, said=None):
     """Self-test of a check's networks and, on the CPU, their price; they are dropped afterwards.
 
-    Args: settings: Facts.plan, or None where there is no plan to price.
+    Args: settings: Facts.plan, or None where there is no plan to price; said: class labels or captions of the images, or None.
     Returns: (SelfTest as JSON, the reference's problem or "", Probed or None).
     """
     _prepare_process(place)
     opened = _looked_at(place if settings else replace(place, reference=None, reference_version=None, api=None))
     _looked.clear()
-    tested, problem = run_self_test(opened[TARGET], images, count).to_json(), reference_problem(opened, images, count)
-    priced = probed(opened, _device(replace(place, device="cpu")), images, count, settings) if price_here and settings else None
+    tested, problem = run_self_test(opened[TARGET], images, count, said).to_json(), reference_problem(opened, images, count, said)
+    priced = probed(opened, _device(replace(place, device="cpu")), images, count, settings, said) if price_here and settings else None
     return tested, problem, priced
 
 
 @task
-def price_on_device(place, images, count, settings):
-    """Price of a check on the GPU, in turn with an audit's shards. Returns Probed."""
-    return probed(*networks(place), images, count, settings)
+def price_on_device(place, images, count, settings, said=None):
+    """Price of a check on the GPU, in turn with an audit's shards. Args: said: as in look_closer. Returns Probed."""
+    return probed(*networks(place), images, count, settings, said)

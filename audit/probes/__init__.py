@@ -31,11 +31,12 @@ def measure(d, x0, timesteps, probe="noised", seed=0, draws=1, noise=None, clip=
         probe: a name in PROBES; seed: of the noise bank; draws: S, noise draws per timestep (for "dime" directions); probes that draw no noise take one.
         noise: float (S,K,C,H,W), the same for every image, or (S,K,N,C,H,W): replaces the bank; S is then its first length.
         clip: clamp x0_hat to [-1, 1] for x0_mse and vlb_bits; None = True for pixel models, False for latent ones.
-        cond: not used by unconditional models; anything but None is refused.
+        cond: one entry for each image, as d.predict takes it: whole numbers (N,), the class labels that a class-conditional model needs, or caption embeddings (N,…)
+            of a model that takes text, for which None is the empty prompt. Anything but None is refused for a model that takes neither.
         batch_size: rows per forward pass; None = a size that suits the image and the device.
         device: "auto", "cpu" or "cuda"; the model is moved there.
     Returns: {table: (N,K) float32}, mean over the S draws; NaN = not measured.
-    Raises: RequestError: shapes, timesteps or settings that do not fit; models.errors.CheckpointError: the model returned NaN or infinity.
+    Raises: RequestError: shapes, labels, timesteps or settings that do not fit; models.errors.CheckpointError: the model returned NaN or infinity.
     """
     from audit.engine import measure_images
 

@@ -36,6 +36,7 @@ class ApiView(Denoiser):
         self.shown = torch.as_tensor(grid(api.steps, length))
         abar = denoiser.schedule.alphas_cumprod[self.shown.numpy()]
         super().__init__(denoiser.network, from_betas(1 - abar / np.append(1.0, abar[:-1])), denoiser.image_shape, "sample", "fixed_small", denoiser.info)
+        self.classes, self.captions, self.embed = denoiser.classes, denoiser.captions, denoiser.embed
         self.measurable = denoiser.measurable[self.shown.numpy()] & (1 - abar >= SMALLEST_SHARE)
 
     def predict(self, xt, t, cond=None):

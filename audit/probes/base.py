@@ -20,11 +20,15 @@ class Rows:
         eps: noise on the same device, None for probes that draw none: (B,C,H,W) for ROW "draw"; (B,S,C,H,W) for "timestep";
             (S,NOISES_PER_DRAW,C,H,W), the same for all rows, for "image".
         t: int64 on the CPU, so that looking a coefficient up never waits for the device: (B,), or (K,) for ROW "image".
+        cond: what `predict` takes beside x_t, a row each, on the same device: class labels int64 (B,) or caption embeddings (B,…); None = nothing.
+        second: (B,C,H,W), the image as the probe's SECOND shows it, encoded; None where x0 itself is a picture, which the probe can change alone.
     """
 
     x0: torch.Tensor
     eps: torch.Tensor | None
     t: torch.Tensor
+    cond: torch.Tensor | None = None
+    second: torch.Tensor | None = None
 
 
 class Probe:
@@ -40,6 +44,7 @@ class Probe:
         CALLS_PER_ROW: network calls of one row, where `row_calls` says nothing else.
         FILTERED: tables that `low_passed` adds at no call; empty where no distance is filtered. low: whether this one makes them.
         OF_TARGET: its numbers are no score of a model: with a reference they are measured once, on the target.
+        SECOND: a function pictures (B,C,H,W) -> pictures of the same shape: latent models get those encoded too, as Rows.second. None for most.
         EXACT: its numbers are differences of nearly equal predictions: float32 whatever the precision asked for.
     """
 
@@ -52,6 +57,7 @@ class Probe:
     CALLS_PER_ROW = 1
     OF_TARGET = False
     EXACT = False
+    SECOND = None
     FILTERED = ()
     low = False
 
@@ -69,6 +75,10 @@ class Probe:
     def row_calls(self, timesteps, draws, length):
         """Network calls of one row. Args: timesteps: ints, the measured ones; draws: S; length: T."""
         return self.CALLS_PER_ROW
+
+    def unfit(self, conditioned):
+        """Why it cannot be measured on a model that is asked with class labels or captions, or None. Args: conditioned: bool."""
+        return None
 
     def shared_calls(self, timesteps, draws, denoiser):
         """Network calls that a process makes once for all its images."""
@@ -102,9 +112,9 @@ def signal_and_noise(schedule, t, like):
     return per_image(np.sqrt(abar), t, like), per_image(np.sqrt(1 - abar), t, like)
 
 
-def eps_hat(denoiser, xt, t):
-    """The model's noise prediction in the dtype of xt; one network call per row."""
-    return denoiser.predict(xt, t).eps_hat.to(xt.dtype)
+def eps_hat(denoiser, xt, t, cond):
+    """The model's noise prediction in the dtype of xt; one network call per row. Args: cond: of the rows."""
+    return denoiser.predict(xt, t, cond).eps_hat.to(xt.dtype)
 
 
 def ddim_move(schedule, prediction, to, like):

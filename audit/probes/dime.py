@@ -36,13 +36,13 @@ class DIME(Probe):
         """q + 1 passes -> (2, B, q) float64."""
         x0, t = rows.x0, rows.t
         a, _ = signal_and_noise(denoiser.schedule, t, x0)
-        base = eps_hat(denoiser, a * x0, t)
+        base = eps_hat(denoiser, a * x0, t, rows.cond)
         sigma = torch.as_tensor(np.sqrt(1 - denoiser.schedule.alphas_cumprod), dtype=torch.float64)[t].to(x0.device)
         step = per_image(GAMMA * np.sqrt(1 - denoiser.schedule.alphas_cumprod), t, x0)
         bias, spread = [], []
         for k in range(rows.eps.shape[1]):
             z = torch.where(rows.eps[:, k] < 0, -1.0, 1.0).to(x0.dtype)
-            moved = eps_hat(denoiser, a * x0 + step * z, t)
+            moved = eps_hat(denoiser, a * x0 + step * z, t, rows.cond)
             bias.append(sigma * norm(moved, 2))
             spread.append(sigma**2 * (z * (moved - base)).double().sum(dim=(1, 2, 3)) / GAMMA)
         return torch.stack([torch.stack(bias, dim=1), torch.stack(spread, dim=1)])

@@ -9,6 +9,7 @@ from audit.presets import grid
 from audit.probes.base import Probe, all_at, signal_and_noise
 
 SHOWN = 20  # timesteps of a generation
+UNFIT = "free generations are the same for all images, and this model generates for each class label or caption anew: they are not made"
 AT_ONCE = 8  # pictures in one pass, whatever the batch size: the chain then ends in the same pictures to the last bit
 
 
@@ -18,7 +19,8 @@ class GrayFree(Probe):
     x0_hat_t is the model's clean picture after the step at t of a deterministic (DDIM) generation from noise in 20 steps; clamped and rounded for pixel models
     only. The generations are the same for all images and are made once per process: their calls belong to the audit, not to an image.
     Source: arXiv:2302.07801, gray-box attack, Eq. 18 as inferred, free-running as in the authors' Stable Diffusion script.
-    Differs from source: no caption binds a generation to the query, so the nearest of several counts.
+    Differs from source: no caption binds a generation to the query, so the nearest of several counts. Not for models that are asked with class labels or
+    captions: each label or caption would need generations of its own.
     """
 
     name = "gray_free"
@@ -43,6 +45,10 @@ class GrayFree(Probe):
         if off:
             raise RequestError(f"gray_free was asked for t = {off[0]}. Expected steps of its generation: {', '.join(map(str, path))}.")
         return [t for t in path[::-1] if denoiser.measurable[t] and t >= min(timesteps)]
+
+    def unfit(self, conditioned):
+        """A sentence for models that are asked with class labels or captions."""
+        return UNFIT if conditioned else None
 
     def shared_calls(self, timesteps, draws, denoiser):
         """Every generation, every step."""

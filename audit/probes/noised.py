@@ -53,7 +53,7 @@ class Noised(Probe):
         x0, eps, t = rows.x0, rows.eps, rows.t
         schedule = denoiser.schedule
         xt = (per_image(np.sqrt(schedule.alphas_cumprod), t, x0) * x0).addcmul_(per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0), eps)
-        prediction = denoiser.predict(xt, t)
+        prediction = denoiser.predict(xt, t, rows.cond)
         eps_hat, x0_hat = prediction.eps_hat.to(x0.dtype), prediction.x0_hat.to(x0.dtype)
         clamped = x0_hat.clamp(-1, 1) if clip or denoiser.pixel_space else x0_hat
         kept = clamped if clip else x0_hat

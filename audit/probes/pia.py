@@ -39,12 +39,12 @@ class PIA(Probe):
     def rows(self, denoiser, rows, clip):
         """K + 1 passes -> (1 or with `low` 2, B, K, 1) float64."""
         x0 = rows.x0
-        e0 = self.start(eps_hat(denoiser, x0, all_at(0, x0)))
+        e0 = self.start(eps_hat(denoiser, x0, all_at(0, x0), rows.cond))
         found = []
         for step in rows.t.tolist():
             t = all_at(step, x0)
             a, s = signal_and_noise(denoiser.schedule, t, x0)
-            apart = e0 - eps_hat(denoiser, a * x0 + s * e0, t)
+            apart = e0 - eps_hat(denoiser, a * x0 + s * e0, t, rows.cond)
             found.append(torch.stack([norm(apart, 4), *([norm(low_pass(apart), 4)] if self.low else [])]))
         return torch.stack(found, dim=2)[..., None]
 

@@ -53,10 +53,10 @@ class SecMI(Probe):
         """The chain -> (1 or with `low` 2, B, K, 1) float64."""
         schedule, x0 = denoiser.schedule, rows.x0
         k, wanted, last = self.step(len(schedule)), set(rows.t.tolist()), int(rows.t.max())
-        found, there, prediction = {}, x0, denoiser.predict(x0, all_at(0, x0))
+        found, there, prediction = {}, x0, denoiser.predict(x0, all_at(0, x0), rows.cond)
         for t in range(0, last + 1, k):
             above = ddim_move(schedule, prediction, all_at(t + k, x0), x0)
-            prediction = denoiser.predict(above, all_at(t + k, x0))
+            prediction = denoiser.predict(above, all_at(t + k, x0), rows.cond)
             if t in wanted:
                 apart = ddim_move(schedule, prediction, all_at(t, x0), x0) - there
                 found[t] = torch.stack([d.double().square().sum(dim=(1, 2, 3)) for d in (apart, *([low_pass(apart)] if self.low else []))])

@@ -24,4 +24,4 @@ class SimA(Probe):
     def rows(self, denoiser, rows, clip):
         """Two passes -> (2, B, 1) float64."""
         a, _ = signal_and_noise(denoiser.schedule, rows.t, rows.x0)
-        return torch.stack([norm(eps_hat(denoiser, query, rows.t), 4) for query in (rows.x0, a * rows.x0)])[..., None]
+        return torch.stack([norm(eps_hat(denoiser, query, rows.t, rows.cond), 4) for query in (rows.x0, a * rows.x0)])[..., None]

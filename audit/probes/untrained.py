@@ -37,7 +37,7 @@ class Untrained(Probe):
     def rows(self, denoiser, rows, clip):
         """One pass of the copy -> (1, B) float64."""
         fresh, (a, s) = self.copy_of(denoiser).to(rows.x0.device), signal_and_noise(denoiser.schedule, rows.t, rows.x0)
-        eps_hat = fresh.predict(a * rows.x0 + s * rows.eps, rows.t).eps_hat.to(rows.x0.dtype)
+        eps_hat = fresh.predict(a * rows.x0 + s * rows.eps, rows.t, rows.cond).eps_hat.to(rows.x0.dtype)
         return mean_square(eps_hat - rows.eps)[None]
 
 

@@ -42,3 +42,47 @@ def denoiser(prediction_type="epsilon", variance="fixed_small", steps=20, pixel_
 def noise(draws, columns, shape=SHAPE, count=None, seed=1, dtype=np.float32):
     """(S,K,C,H,W), or (S,K,N,C,H,W) with count."""
     return np.random.default_rng(seed).standard_normal((draws, columns, *([] if count is None else [count]), *shape)).astype(dtype)
+
+
+class Labelled(Denoiser):
+    """Smooth, stronger with the number of the image's class."""
+
+    classes = 5
+
+    def run_network(self, xt, t_network, cond):
+        """Raw output."""
+        return self.network(xt, t_network).sample * (1 + torch.as_tensor(cond).to(xt).view(-1, 1, 1, 1) / 3)
+
+
+class Captioned(Denoiser):
+    """Smooth, stronger with the mean of an embedding (N,3,4); the empty prompt is 0."""
+
+    captions = True
+
+    def embed(self, texts):
+        """The length of each text, everywhere."""
+        return torch.stack([torch.full((3, 4), float(len(text))) for text in texts])
+
+    def run_network(self, xt, t_network, cond):
+        """Raw output."""
+        more = 0.0 if cond is None else cond.to(xt).mean(dim=(1, 2)).view(-1, 1, 1, 1) / 9
+        return self.network(xt, t_network).sample * (1 + more)
+
+
+class Pooled(Denoiser):
+    """Smooth on latents: means over 2 x 2 pixels."""
+
+    def encode(self, images):
+        """(N,C,H,W) -> (N,C,H/2,W/2)."""
+        return torch.nn.functional.avg_pool2d(images, 2)
+
+    def decode(self, latents):
+        """Each latent as 2 x 2 equal pixels."""
+        return latents.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+def other(kind, **changes):
+    """One of the three above, made as `denoiser` makes a plain one."""
+    made = denoiser(**({"pixel_space": False, "shape": (2, 8, 12)} if kind is Pooled else {}), **changes)
+    made.__class__ = kind
+    return made

@@ -121,7 +121,7 @@ def test_other_models_have_numbers_too(name, prediction_type, pixel_space):
     model, plan = denoiser(prediction_type, pixel_space=pixel_space), MeasurePlan((2, 11), 1, probes=(name,))
     got, defined = measure_block(model, images(3), plan), PROBES[name].defined(model, plan.timesteps)
     assert all((np.isfinite(values) == defined[k]).all() for k, values in enumerate(got.values()))
-    assert defined.all() or (not pixel_space and name in ("noised", "pfami"))
+    assert defined.all() or (not pixel_space and name == "noised")
 
 
 def test_rows_are_computed_in_the_precision_of_the_images(name):

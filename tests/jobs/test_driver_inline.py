@@ -186,7 +186,7 @@ def test_cancel_while_images_are_read(home, request_for, monkeypatch):
 
     store, seen = Store(home.home), []
 
-    def reading(members, nonmembers, shape, folder, on_progress=None):
+    def reading(*sets, on_progress, **others):
         store.request_cancel(job.id)
         running._beat_once()
         seen.append(1)

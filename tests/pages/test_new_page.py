@@ -597,6 +597,7 @@ def test_each_attack_shows_what_it_adds_and_a_shared_probe_is_counted_once(store
     app = images_step(store, price=PRICE | {})
     job = store.list("check")[0]
     with store._open() as db:
-        db.execute("UPDATE jobs SET result=? WHERE id=?", (json.dumps(NOTHING | {"checkpoint": INFO, "images": IMAGES, "self_test": SELF_TEST, "price": PRICE, "costs": COSTS}), job.id))
+        told = NOTHING | {"checkpoint": INFO, "images": IMAGES, "self_test": SELF_TEST, "price": PRICE, "costs": COSTS}
+        db.execute("UPDATE jobs SET result=? WHERE id=?", (json.dumps(told), job.id))
     step(app, "price")
     assert has(app, "white-box · 40 new calls per image · 40 s here") and has(app, "no new calls, shared with") and has(app, "not run: over the budget")
