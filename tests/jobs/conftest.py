@@ -1,5 +1,9 @@
 """One trained tiny checkpoint with its two sets, shared by the tests of jobs."""
 
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from audit.config import load
@@ -12,6 +16,17 @@ def pair(tmp_path_factory):
     from tests.jobs.pair import make_pair
 
     return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def base(pair, tmp_path_factory):
+    """Another network that denoises too: the checkpoint with every weight moved a little."""
+    from safetensors.numpy import load_file, save_file
+
+    place, random = Path(shutil.copytree(pair["checkpoint"], tmp_path_factory.mktemp("base") / "base-ddpm")), np.random.default_rng(0)
+    (weights,) = place.rglob("*.safetensors")
+    save_file({name: (w * (1 + 0.03 * random.standard_normal(w.shape))).astype(w.dtype) for name, w in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    return str(place)
 
 
 @pytest.fixture

@@ -465,6 +465,38 @@ def test_a_check_of_sets_too_large_to_read_counts_them(home, pair, monkeypatch):
     assert result["self_test"]["passed"] and result["price"]["model_calls"] == 4640
 
 
+def test_a_check_prices_each_probe_with_a_reference_through_an_api_and_names_what_cannot_be(home, pair, base):
+    api = {"steps": 20, "bits": 6, "noise": 0.0, "jpeg": None}
+    alone = check(home, **pair).result["costs"]["probes"]
+    found = check(home, **pair, reference=base, api=api).result
+    assert found["plan"]["reference"]["format"] == "diffusers" and "loss_eps" in found["plan"]["skipped"] and found["plan_error"] is None
+    costs = found["costs"]
+    assert costs["images"] == 48 and costs["seconds_per_call"] > 0 and costs["probes"]["pia"][0] == 2 * alone["pia"][0] and alone["gray_free"][:2] == [0, 1280]
+    assert found["price"]["calls_per_image"] % 2 == 0
+    wrong = check(home, **pair, api=api | {"steps": 1000}).result
+    assert wrong["plan_error"] == "--api steps is 1,000. Expected at most 200, the steps of this model." and wrong["self_test"]["passed"] and wrong["price"] is None
+    broke = check(home, **pair, attacks=["dime"], budget=0).result
+    assert broke["plan_error"].startswith("--budget 0 has room for none") and broke["checkpoint"] and broke["images"]
+
+
+def test_a_check_of_a_file_that_does_not_say_everything_says_what_is_missing_and_ranks(home, pair, tmp_path):
+    import torch
+
+    from models.nets.openai_unet import Heads, Layout, OpenAIUNet
+
+    path = tmp_path / "model000400.pt"
+    torch.save(OpenAIUNet(Layout(1, 1, 32, 32, (32, 32), 1, (1,), True, False, None), Heads(num_heads=4)).state_dict(), path)
+    said = {"image_size": 8, "train_timesteps": 100, "beta_schedule": "linear", "prediction_type": "epsilon", "variance": "fixed_small", "rescale_timesteps": True}
+    result = check(home, **pair | {"checkpoint": str(path)}, overrides=said | {"attention_order": "new"}).result
+    found = result["checkpoint"]
+    assert found["missing"] == ["num_heads"] and found["confidence"] == "incomplete" and "variance" not in found["fixed"]
+    kinds = {q["name"]: q["kind"] for q in found["questions"]}
+    assert (kinds["recipe"], kinds["num_heads"], kinds["rescale_timesteps"], kinds["beta_schedule"]) == ("choice", "whole", "switch", "choice")
+    assert result["images"]["members"] == 24 and "cannot tell" in result["ranking"]["words"] and result["self_test"] is result["price"] is None
+    whole = check(home, **pair | {"checkpoint": str(path)}, overrides=said | {"attention_order": "new", "num_heads": 4}).result
+    assert whole["checkpoint"]["missing"] == [] and not whole["self_test"]["passed"] and whole["price"]["seconds"] > 0
+
+
 # ---------------------------------------------------------------------- tickets and launching
 
 

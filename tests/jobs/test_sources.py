@@ -23,17 +23,6 @@ from tests.jobs.test_driver_inline import driver, fail_in, no_background_worker,
 ATTACKS = ("naive_loss", "sima")
 
 
-@pytest.fixture(scope="module")
-def base(pair, tmp_path_factory):
-    """Another network that denoises too: the checkpoint with every weight moved a little."""
-    from safetensors.numpy import load_file, save_file
-
-    place, random = Path(shutil.copytree(pair["checkpoint"], tmp_path_factory.mktemp("base") / "base-ddpm")), np.random.default_rng(0)
-    (weights,) = place.rglob("*.safetensors")
-    save_file({name: (w * (1 + 0.03 * random.standard_normal(w.shape))).astype(w.dtype) for name, w in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    return str(place)
-
-
 def report_of(job):
     return json.loads((Path(job.folder) / "report.json").read_text())
 

@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from audit import format as fmt
 from audit.attacks import ATTACKS
+from audit.jobs import launch, submit
+from audit.jobs.store import Store
 from audit.report import figures, html, labels, prices
 from audit.report.run import open_run
 from audit.report.series import card, held_out_counts
@@ -141,7 +143,7 @@ def test_attacks_that_failed_stay_with_their_reason_and_one_alone_is_enough(home
 def test_a_report_of_an_older_version_says_what_to_do(home):
     rewritten(home / "runs" / "clear", lambda report: report.update(comparisons=None))
     at = open_page("attacks", run="clear")
-    assert [c.value for c in at.code] == ["python -m audit rescore DIR"] and len(specs(at)) == 1
+    assert next(c.value for c in at.code) == "python -m audit rescore DIR" and len(specs(at)) == 1
     document = html.render(open_run(home / "runs" / "clear"))
     assert "AUC minus that of" not in document
 
@@ -246,3 +248,62 @@ def test_a_click_on_a_row_opens_its_card(every, tmp_path):
         last = order(open_run(every / "runs" / "every"))[-1]
         page.get_by_text(ATTACKS[last].card.equation).first.wait_for()
         assert complaints == []
+
+
+def sweep_of(run):
+    """protections.json as a sweep would write it, its numbers made up."""
+    def row(name, value, change):
+        difference = None if change is None else {"value": change, "low": change - 0.05, "high": change + 0.05, "p_value": 0.02, "status": "ok"}
+        point = {"fpr": 0.1, "tpr": value / 2, "low": value / 3, "high": value, "resolution": "resolvable"}
+        auc = {"value": value, "low": value - 0.04, "high": value + 0.04}
+        return {"name": name, "status": "done", "reason": None, "settings": {}, "auc": auc, "tpr_at_fpr": [point], "difference": difference}
+
+    def entry(api, shows, shift):
+        rows = [row(name, 0.9 - 0.02 * k - shift, -shift if shift else None) for k, name in enumerate(("sima", "pia", "naive_loss"))]
+        return {"api": api, "shows": shows, "status": "done", "reason": None, "model_calls": 10, "attacks": rows}
+
+    sweep = [entry(None, "no API", 0), entry({"steps": None, "bits": 4, "noise": 0.0, "jpeg": None}, "4-bit pictures", 0.2)]
+    sweep.append({"api": {"steps": 10, "bits": 8, "noise": 0.0, "jpeg": None}, "shows": "10 steps", "status": "skipped", "reason": "too many", "model_calls": 0, "attacks": []})
+    made = {"schema_version": 1, "run": run.report["run"]["id"], "checkpoint": run.report["checkpoint"]["sha256"], "created": "2026-01-01T00:00:00Z", "seed": 0}
+    return made | {"images": {"members": 150, "nonmembers": 150}, "relative_to_reference": False, "sweep": sweep, "model_calls": 20, "seconds": 1.0}
+
+
+@pytest.mark.parametrize("measure", prices.MEASURES)
+def test_protections_are_drawn_as_they_were_measured(every, measure):
+    folder = every / "runs" / "every"
+    (folder / "protections.json").write_text(json.dumps(sweep_of(open_run(folder))))
+    at = open_page("attacks", run="every", measure=measure)
+    spec, table = specs(at)[-1], at.dataframe[-1].value
+    marks = {trace["meta"]["attack"]: trace for trace in spec["data"] if trace["name"] != CHANCE}
+    scale = 1 if measure == "AUC" else 0.5
+    assert marks["sima"]["x"] == pytest.approx([0.9 * scale, 0.7 * scale]) and set(marks) == {"sima", "pia", "naive_loss"}
+    assert spec["layout"]["yaxis"]["ticktext"] == ["no API", "4-bit pictures"]
+    assert table["the API shows"].tolist() == ["no API", "4-bit pictures", "10 steps"] and "skipped: too many" in table.iloc[2].tolist()
+    assert any("n = 150 members + 150 non-members" in c.value for c in at.caption)
+    assert "What protections of an API cost an attacker" in html.render(open_run(folder))
+
+
+def test_protections_of_another_run_are_not_shown_and_a_folder_put_here_by_hand_is_not_measured(every):
+    folder = every / "runs" / "every"
+    (folder / "protections.json").write_text(json.dumps(sweep_of(open_run(folder)) | {"checkpoint": "00" * 32}))
+    at = open_page("attacks", run="every")
+    assert len(specs(at)) == 1 and "python -m audit protections DIR" in [c.value for c in at.code]
+    assert not [b for b in at.button if b.key == "protections_start"]
+
+
+def test_a_run_of_the_job_list_is_measured_by_a_click_and_shows_how_far_it_is(every, monkeypatch, tmp_path):
+    monkeypatch.setattr(submit, "ensure_worker", lambda config: False)
+    monkeypatch.setattr(launch, "ensure_worker", lambda config: False)
+    folder, store = every / "runs" / "every", Store(every)
+    request = open_run(folder).request | {"checkpoint": str(tmp_path)}
+    job, _ = store.submit("audit", "every", request, "1", str(folder))
+    store.claim("w")
+    store.update(job.id, "w", "running", new_state="done")
+    at = open_page("attacks", run=job.id)
+    at.button(key="protections_start").click().run()
+    assert not at.exception
+    (sweep,) = store.list("protections")
+    assert sweep.folder == str(folder) and sweep.request["request"]["checkpoint"] == str(tmp_path) and sweep.request["images"] == 300
+    assert at.button(key="protections_cancel") and not [b for b in at.button if b.key == "protections_start"]
+    at.button(key="protections_cancel").click().run()
+    assert store.get(sweep.id).state == "cancelled"
