@@ -76,10 +76,12 @@ class Denoiser:
         pixel_space: True when `encode` is the identity, so that x0 lies in [-1, 1].
         info: CheckpointInfo.
         classes: number of class labels of a class-conditional model, which `predict` then needs as `cond`; None for every other model.
+        captions: True when the model takes text: `cond` of `predict` is then what `embed` returns.
         measurable: (T,) bool, steps at which both eps_hat and x0_hat can be read off the output; where False, `predict` gives NaN for the one that cannot.
     """
 
     classes: int | None = None
+    captions: bool = False
 
     def __init__(self, network, schedule: Schedule, image_shape, prediction_type, variance, info, pixel_space=True):
         if prediction_type not in PREDICTION_TYPES or variance not in VARIANCES:
@@ -92,7 +94,8 @@ class Denoiser:
         """One forward pass of the network.
 
         Args:
-            xt: (N,C,H,W) float32, noised images in model space; t: (N,) int64, 0-based steps of `schedule`, CPU or device; cond: not used by unconditional models.
+            xt: (N,C,H,W) float32, noised images in model space; t: (N,) int64, 0-based steps of `schedule`, CPU or device;
+            cond: (N,) class labels of a model with `classes`; (N, tokens, width) embeddings of a model with `captions`, None = the empty caption; else not used.
         Returns: Prediction; nothing in it is clamped.
         """
         t = torch.as_tensor(t, dtype=torch.int64)
@@ -133,10 +136,35 @@ class Denoiser:
         """x0 in model space -> (N,C,H,W) pictures; the identity for pixel models."""
         return latents
 
+    def embed(self, texts):
+        """Captions as the network takes them.
+
+        Args: texts: list of N strings; what is beyond the text encoder's length is cut off.
+        Returns: (N, tokens, width) float32 on the CPU.
+        Raises: CheckpointError: the model takes no captions.
+        """
+        raise CheckpointError("The model takes no captions. Expected a text-conditional checkpoint: leave the captions out.")
+
     def to(self, device):
         """Move the network; returns self."""
         self.network.to(device)
         return self
+
+
+def labels_for(cond, classes, xt):
+    """int64 (N,) class labels on the device of xt.
+
+    Raises: CheckpointError: none given, or outside 0 … classes - 1.
+    """
+    if cond is None:
+        raise CheckpointError(f"The model has {classes} classes and needs a label for every image. Expected cond of predict; audits of such models are not built yet.")
+    labels = torch.as_tensor(cond)
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.shape != xt.shape[:1]:
+        raise CheckpointError(f"Class labels are {labels.dtype} of shape {tuple(labels.shape)}. Expected one whole number for each of {len(xt)} images: correct cond.")
+    # on another device the look at the values would wait for it at every step; the caller checks them once
+    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise CheckpointError(f"Class labels run from {int(labels.min())} to {int(labels.max())}. Expected 0 to {classes - 1}, the model's {classes} classes: correct cond.")
+    return labels.to(device=xt.device, dtype=torch.int64)
 
 
 def measurable_steps(schedule, prediction_type):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from models import formats, overrides
 from models.errors import CheckpointError
-from models.formats import foreign, single_file
+from models.formats import foreign
 from models.safety import safe_unzip
-from models.weights import Content, converted, keep_converted, open_content, open_weights, opened_once
+from models.weights import open_content, open_weights, opened_once
 
 EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/), or a .pt of OpenAI's or pytorch-ddpm's code"
 CONFIGURATION = ("model_index.json", "config.json", "scheduler_config.json")
@@ -66,23 +66,19 @@ def _recognised(path, unpack_into, settings, convert=False):
     if not path.exists():
         raise CheckpointError(f"{path.name} was not found. {EXPECTED}: check the path.")
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(opened_once())
+        opened = stack.enter_context(opened_once(unpack_into))
         place = path
         if path.is_file() and path.suffix.lower() == ".zip":
             into = unpack_into or stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True))
             place = safe_unzip(path, into)
         if place.is_dir():
             place = _without_wrapping(place)
-        file = single_file.pick(place, given.get("weights", "auto")) if unpack_into else None
-        pickled = file is not None and file.suffix.lower() != ".safetensors"
-        if pickled and (kept := converted(Content(file, (), {}), unpack_into)):
-            opened[file] = kept
         checkpoint_format = None if place.name in CONFIGURATION else formats.recognise(place)
         if checkpoint_format is None:
             raise _not_recognised(path, place)
         overrides.fit(getattr(checkpoint_format, "takes", NONE), given, f"a checkpoint of format {checkpoint_format.name}")
-        if convert and pickled and open_content(file).sets:
-            opened[file] = keep_converted(open_content(file), unpack_into)
+        if convert:
+            opened.convert_from_now()
         yield checkpoint_format, place, given
 
 
@@ -104,6 +100,7 @@ def _not_recognised(path, place):
         return CheckpointError(f"{path.name} is not a regular file. {EXPECTED}: check the path.")
     if place.name in CONFIGURATION:
         return CheckpointError(f"{path.name} is one file of a checkpoint. {EXPECTED}: give its folder.")
+    foreign.refuse_pickled_source(place)
     foreign.refuse(open_content(place))
     count = len(open_weights(place).shapes)  # raises the exact reason for a text file, a pickle with code, a cut file
     return CheckpointError(f"{path.name} holds {count} tensors but no configuration. {EXPECTED}: give the folder with config.json and scheduler_config.json.")

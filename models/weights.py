@@ -76,13 +76,40 @@ class Content:
         return file_sha256(self.path)
 
 
-_opened: contextvars.ContextVar[dict | None] = contextvars.ContextVar("opened", default=None)
+class Opened(dict):
+    """{path: Content} of the files that were described already.
+
+    Attributes: keep: folder of converted pickles, or None; convert: whether a pickle that is not converted yet is converted when it is next described.
+    """
+
+    def __init__(self, keep=None):
+        super().__init__()
+        self.keep, self.convert = keep, False
+
+    def convert_from_now(self):
+        """Convert the pickles that were described so far, and those that will be."""
+        self.convert = self.keep is not None
+        for path, content in list(self.items()):
+            self[path] = self.kept(content) or content
+
+    def kept(self, content):
+        """The converted Content of a pickle, where there is one or may be one; else None. Only path and sha256 of `content` are looked at for an earlier one."""
+        if self.keep is None or content.path.suffix.lower() == ".safetensors":
+            return None
+        _refuse_text(content.path)
+        return converted(content, self.keep) or (keep_converted(content, self.keep) if self.convert and content.sets else None)
+
+
+_opened: contextvars.ContextVar[Opened | None] = contextvars.ContextVar("opened", default=None)
 
 
 @contextlib.contextmanager
-def opened_once():
-    """Inside, `open_content` parses a file once, however many formats ask for it; yields the dict that remembers, {path: Content}."""
-    token = _opened.set({})
+def opened_once(keep=None):
+    """Inside, `open_content` parses a file once, however many formats ask for it; yields Opened.
+
+    Args: keep: folder in which pickles that were converted to safetensors are found again (see Opened.convert_from_now), or None.
+    """
+    token = _opened.set(Opened(keep))
     try:
         yield _opened.get()
     finally:
@@ -97,13 +124,23 @@ def open_content(path):
     """
     path = Path(path)
     remembered = _opened.get()
-    if remembered is not None and path in remembered:
-        return remembered[path]
-    _refuse_text(path)
-    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
-    if remembered is not None:
+    if remembered is None:
+        return _described(path)
+    if path not in remembered:
+        unread = Content(path, (), {})
+        content = remembered.kept(unread)
+        if content is None:
+            content = _described(path)
+            if "sha256" in unread.__dict__:
+                content.__dict__["sha256"] = unread.sha256  # read once
+            content = remembered.kept(content) or content
         remembered[path] = content
-    return content
+    return remembered[path]
+
+
+def _described(path):
+    _refuse_text(path)
+    return _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
 
 
 def open_weights(path):
@@ -442,7 +479,7 @@ def _write_safetensors(sets, target):
             position += size
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
-    tmp = target.with_suffix(".tmp")
+    tmp = target.with_name(f".{target.stem}-{os.getpid()}.tmp")  # two processes may convert the same file at once
     try:
         with open(tmp, "wb") as file:
             file.write(struct.pack("<Q", len(raw)) + raw)

@@ -13,7 +13,7 @@ import numpy as np
 from audit.errors import AuditError
 from audit.jobs import tasks
 from audit.jobs.cluster import device_kind
-from audit.jobs.inputs import checkpoint_place, fingerprint
+from audit.jobs.inputs import checkpoint_place, fingerprint, kept_in
 from audit.jobs.shards import disk_bytes
 from audit.jobs.steps import TaskFailed, run_task, wish_of
 from audit.provenance import provenance_of
@@ -68,7 +68,7 @@ class Check:
         self.engine = self.engines.get(self.request.device, wait_for_audit=False)
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
-            self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads)
+            self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads, keep=kept_in(self.config))
             self.opened, self.facts = self._task("checkpoint", tasks.look, self.place, wish_of(self.request))
         except (AuditError, ModelError) as error:
             self._say(checkpoint_error=str(error))

@@ -20,7 +20,8 @@ from models.base import CheckpointInfo, Denoiser
 from models.checkpoint import inspect_checkpoint
 from models.errors import CheckpointError, SelfTestFailed, UnsafeCheckpoint
 from models.formats import FORMATS, get
-from models.formats.diffusers_folder import DDPM_DEFAULTS, OLD_ATTENTION, SCHEDULERS
+from models.formats.diffusers_parts import OLD_ATTENTION
+from models.formats.diffusers_scheduler import DDPM_DEFAULTS, SCHEDULERS
 from models.schedule import betas_for, from_betas, q_sample
 from models.selftest import self_test
 from models.toy import Memoriser
