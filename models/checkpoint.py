@@ -9,6 +9,8 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import torch
+
 from models import formats, overrides
 from models.errors import CheckpointError
 from models.formats import foreign
@@ -48,7 +50,7 @@ def inspect_checkpoint(path, unpack_into=None, **settings):
 def rank_missing(path, images, cond=None, unpack_into=None, **settings):
     """A hint for settings that are missing: their usual values, ranked by how well the network then denoises the user's images. Nothing is decided by it.
 
-    Args: images: (N,C,H,W) in [-1, 1], 8 or more; cond: (N,) class labels; the rest: as open_checkpoint.
+    Args: images: (N,C,H,W) pictures in [-1, 1], 8 or more; cond: (N,) class labels; the rest: as open_checkpoint.
     Returns: models.selftest.Ranking, or None where nothing is missing or the format has nothing to compare.
     Raises: CheckpointError and its children.
     """
@@ -56,7 +58,10 @@ def rank_missing(path, images, cond=None, unpack_into=None, **settings):
 
     with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
         candidates = checkpoint_format.candidates(place, **given) if hasattr(checkpoint_format, "candidates") else {}
-        return rank(candidates, images, cond) if candidates else None
+        if not candidates:
+            return None
+        pictures = torch.as_tensor(images, dtype=torch.float32)
+        return rank(candidates, next(iter(candidates.values())).encode(pictures), cond)
 
 
 @contextlib.contextmanager

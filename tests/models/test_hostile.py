@@ -426,9 +426,9 @@ def test_a_huge_network_is_refused_without_its_memory(folder):
     """16,000 channels pass the sanity limits; built for real they would take 100 GB. The address space is limited to prove that nothing is taken."""
     tiny.edit(folder / "unet" / "config.json", block_out_channels=[16_000, 16_000], norm_num_groups=4, layers_per_block=8)
     code = (
-        "import resource, sys\nimport torch; from diffusers import UNet2DModel\nfrom models.checkpoint import open_checkpoint\nfrom models.errors import CheckpointError\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"try:\n open_checkpoint({str(folder)!r})\nexcept CheckpointError as error:\n print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, error)"
+        "import sys\nimport torch; from diffusers import UNet2DModel\nfrom models.checkpoint import open_checkpoint\nfrom models.errors import CheckpointError\n"
+        f"{tiny.PEAK}before = peak()\n"
+        f"try:\n open_checkpoint({str(folder)!r})\nexcept CheckpointError as error:\n print(peak() - before, error)"
     )
 
     resource = pytest.importorskip("resource")  # not on Windows
