@@ -32,6 +32,7 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 OTHER_DTYPES = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TORCH_DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+TORCH_TYPES = {name: dtype for dtype, name in TORCH_DTYPES.items()}
 IN_SET = "/"  # between a set's name and a tensor's in a converted file
 # What a training script leaves beside its tensors; none of them runs anything when built. Not extendable by a user.
 ALLOWED_GLOBALS = [argparse.Namespace, OrderedDict, np._core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"))]
@@ -191,7 +192,11 @@ def safetensors_header(path):
     Raises: CheckpointError: cut short, or a header that contradicts the file.
     Source: the safetensors format: uint64 header length, JSON header, tensors without gaps.
     """
-    path = Path(path)
+    return _header(Path(path))[0]
+
+
+def _header(path):
+    """(what `safetensors_header` returns, {tensor name: (first byte, byte after its last) in the file})."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         start = handle.read(8)
@@ -218,7 +223,8 @@ def safetensors_header(path):
         raise CheckpointError(f"{path.name} ends after {have} of {want} {unit}. The copy was cut short: copy it again.")
     if size > 8 + length + position:
         raise CheckpointError(f"{path.name} holds {size - 8 - length - position} bytes beyond its tensors. Expected none: copy it again.")
-    return {name: (dtype, shape) for name, (dtype, shape, _) in entries.items()}
+    places = {name: (8 + length + begin, 8 + length + end) for name, (_, _, (begin, end)) in entries.items()}
+    return {name: (dtype, shape) for name, (dtype, shape, _) in entries.items()}, places
 
 
 def _entry(entry):
@@ -233,20 +239,28 @@ def _entry(entry):
 
 
 def _safetensors(path):
-    header = safetensors_header(path)
+    header, places = _header(path)
 
     def tensors(names=None):
-        import safetensors
-
-        try:
-            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-                for name in header if names is None else names:
-                    yield name, file.get_tensor(name)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path.name} is not readable ({shown(str(error))}). Save it again with safetensors.") from None
+        with open(path, "rb") as file:  # read, not mapped: a mapped file would count twice in memory while it is copied
+            for name in header if names is None else names:
+                yield name, _tensor(file, path, name, *header[name], *places[name])
 
     weights = Weights(path.name, {n: shape for n, (_, shape) in header.items()}, {n: dtype for n, (dtype, _) in header.items()}, tensors)
     return Content(path, tuple(header), {"": weights})
+
+
+def _tensor(file, path, name, dtype, shape, begin, end):
+    """One tensor of a .safetensors file whose header was checked; begin, end: its bytes in the file."""
+    if dtype not in TORCH_TYPES:
+        raise CheckpointError(f"{path.name}: {shown(name)} is {shown(dtype)}. Expected float32, float16 or bfloat16 weights: save the model unquantised.")
+    raw = bytearray(end - begin)
+    file.seek(begin)
+    if file.readinto(raw) != len(raw):
+        raise CheckpointError(f"{path.name} ends inside {shown(name)}. The copy was cut short: copy it again.")
+    if not raw:
+        return torch.empty(shape, dtype=TORCH_TYPES[dtype])
+    return torch.frombuffer(raw, dtype=TORCH_TYPES[dtype]).reshape(shape)
 
 
 def _pickled(path):

@@ -106,7 +106,7 @@ def test_inspecting_reads_no_tensor(sample, monkeypatch):
         raise AssertionError("a tensor was read")
 
     monkeypatch.setattr("models.weights._read", read)
-    monkeypatch.setattr("safetensors.safe_open", read)
+    monkeypatch.setattr("models.weights._tensor", read)
     inspect_checkpoint(path, **settings)
     with pytest.raises(AssertionError):
         open_checkpoint(path, **settings)
