@@ -78,6 +78,8 @@ def _recognised(path, unpack_into, settings, convert=False):
             place = safe_unzip(path, into)
         if place.is_dir():
             place = _without_wrapping(place)
+        if place.is_file():
+            foreign.refuse_pickled_source(place)
         checkpoint_format = None if place.name in CONFIGURATION else formats.recognise(place)
         if checkpoint_format is None:
             raise _not_recognised(path, place)
@@ -105,7 +107,6 @@ def _not_recognised(path, place):
         return CheckpointError(f"{path.name} is not a regular file. {EXPECTED}: check the path.")
     if place.name in CONFIGURATION:
         return CheckpointError(f"{path.name} is one file of a checkpoint. {EXPECTED}: give its folder.")
-    foreign.refuse_pickled_source(place)
     foreign.refuse(open_content(place))
     count = len(open_weights(place).shapes)  # raises the exact reason for a text file, a pickle with code, a cut file
     return CheckpointError(f"{path.name} holds {count} tensors but no configuration. {EXPECTED}: give the folder with config.json and scheduler_config.json.")

@@ -49,12 +49,16 @@ def refuse(content):
 
 def refuse_pickled_source(path):
     """Raise UnsafeCheckpoint for the pickles of NVlabs' code, told by their first bytes; nothing is unpickled."""
-    with open(path, "rb") as file:
-        if b"_reconstruct_persistent_obj" in file.read(START_BYTES):
-            raise UnsafeCheckpoint(
-                f"{path.name} is a pickle of NVlabs' EDM (or StyleGAN) code, which brings Python source along, and was not opened. "
-                f"It is trained on continuous noise levels, too. {OTHERS}."
-            )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(START_BYTES)
+    except OSError:
+        return  # whoever reads the weights says why
+    if path.suffix.lower() != ".safetensors" and b"_reconstruct_persistent_obj" in start:
+        raise UnsafeCheckpoint(
+            f"{path.name} is a pickle of NVlabs' EDM (or StyleGAN) code, which brings Python source along, and was not opened. "
+            f"It is trained on continuous noise levels, too. {OTHERS}."
+        )
 
 
 def is_transformer(name):
