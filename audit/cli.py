@@ -74,6 +74,7 @@ def _parser():
     inspect = command("inspect", _inspect, "show what is recognised in a checkpoint")
     inspect.add_argument("checkpoint", type=path_given, metavar="P", help="folder, file or .zip")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
+    inspect.add_argument("--images", type=path_given, metavar="P", help="pictures on which the usual values of missing settings are compared: a hint, nothing is decided by it")
     _override_flags(inspect)
     attacks = command("attacks", _attacks, "show the attacks' cards")
     attacks.add_argument("--json", action="store_true", help="machine-readable")
@@ -343,8 +344,9 @@ def _inspect(args):
     from models.checkpoint import inspect_checkpoint
 
     info = inspect_checkpoint(args.checkpoint, **overrides_from(args)).to_json()
+    ranking = _ranking(args, info) if args.images is not None else None
     if args.json:
-        print(json.dumps(info, indent=1))
+        print(json.dumps(info | ({} if ranking is None else {"ranking": ranking}), indent=1))
         return OK
     print(f"{Path(args.checkpoint).name}: {info['format']}, {info['confidence']}")
     rows = [
@@ -358,10 +360,32 @@ def _inspect(args):
         print(f"  {name:<22} {value!s:<28} {source}".rstrip())
     for missing in info["missing"]:
         print(f"  missing: {missing}")
+    if info["missing"] and ranking is None:
+        print("  hint: --images FOLDER compares the usual values of what is missing on your pictures")
+    if ranking is not None:
+        print(f"  images: {ranking['words']}")
     for note in info["notes"]:
         print(f"  note: {note}")
     print(f"  sha256 {info['sha256']}")
     return OK
+
+
+def _ranking(args, info):
+    """{"words", "best", "ratios"} of the usual values of what is missing, on the first pictures of --images. Raises CheckpointError, ImageError."""
+    from models.checkpoint import rank_missing
+    from models.errors import CheckpointError
+    from models.imagefiles import first_pictures
+    from models.pixels import to_model_range
+
+    channels, *size = info["image_shape"]
+    if not info["missing"]:
+        return {"words": "nothing is missing, so there is nothing to compare", "best": None, "ratios": []}
+    if None in size:
+        raise CheckpointError(f"{Path(args.checkpoint).name} does not show the size of its pictures. Expected --image-size: give it, then its other settings can be compared.")
+    ranking = rank_missing(args.checkpoint, to_model_range(first_pictures(args.images, channels, tuple(size))), **overrides_from(args))
+    if ranking is None:
+        return {"words": "there are no usual values to compare", "best": None, "ratios": []}
+    return {"words": ranking.words, "best": ranking.best, "ratios": [[name, ratio] for name, ratio in ranking.ratios]}
 
 
 def _attacks(args):

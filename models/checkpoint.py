@@ -9,11 +9,13 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import torch
+
 from models import formats, overrides
 from models.errors import CheckpointError
-from models.formats import foreign, single_file
+from models.formats import foreign
 from models.safety import safe_unzip
-from models.weights import Content, converted, keep_converted, open_content, open_weights, opened_once
+from models.weights import open_content, open_weights, opened_once
 
 EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/), or a .pt of OpenAI's or pytorch-ddpm's code"
 CONFIGURATION = ("model_index.json", "config.json", "scheduler_config.json")
@@ -48,7 +50,7 @@ def inspect_checkpoint(path, unpack_into=None, **settings):
 def rank_missing(path, images, cond=None, unpack_into=None, **settings):
     """A hint for settings that are missing: their usual values, ranked by how well the network then denoises the user's images. Nothing is decided by it.
 
-    Args: images: (N,C,H,W) in [-1, 1], 8 or more; cond: (N,) class labels; the rest: as open_checkpoint.
+    Args: images: (N,C,H,W) pictures in [-1, 1], 8 or more; cond: (N,) class labels; the rest: as open_checkpoint.
     Returns: models.selftest.Ranking, or None where nothing is missing or the format has nothing to compare.
     Raises: CheckpointError and its children.
     """
@@ -56,7 +58,10 @@ def rank_missing(path, images, cond=None, unpack_into=None, **settings):
 
     with _recognised(path, unpack_into, settings) as (checkpoint_format, place, given):
         candidates = checkpoint_format.candidates(place, **given) if hasattr(checkpoint_format, "candidates") else {}
-        return rank(candidates, images, cond) if candidates else None
+        if not candidates:
+            return None
+        pictures = torch.as_tensor(images, dtype=torch.float32)
+        return rank(candidates, next(iter(candidates.values())).encode(pictures), cond)
 
 
 def form_of(format_name):
@@ -75,23 +80,21 @@ def _recognised(path, unpack_into, settings, convert=False):
     if not path.exists():
         raise CheckpointError(f"{path.name} was not found. {EXPECTED}: check the path.")
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(opened_once())
+        opened = stack.enter_context(opened_once(unpack_into))
         place = path
         if path.is_file() and path.suffix.lower() == ".zip":
             into = unpack_into or stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True))
             place = safe_unzip(path, into)
         if place.is_dir():
             place = _without_wrapping(place)
-        file = single_file.pick(place, given.get("weights", "auto")) if unpack_into else None
-        pickled = file is not None and file.suffix.lower() != ".safetensors"
-        if pickled and (kept := converted(Content(file, (), {}), unpack_into)):
-            opened[file] = kept
+        if place.is_file():
+            foreign.refuse_pickled_source(place)
         checkpoint_format = None if place.name in CONFIGURATION else formats.recognise(place)
         if checkpoint_format is None:
             raise _not_recognised(path, place)
         overrides.fit(getattr(checkpoint_format, "takes", NONE), given, f"a checkpoint of format {checkpoint_format.name}")
-        if convert and pickled and open_content(file).sets:
-            opened[file] = keep_converted(open_content(file), unpack_into)
+        if convert:
+            opened.convert_from_now()
         yield checkpoint_format, place, given
 
 

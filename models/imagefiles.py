@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from models.errors import ImageError, ModelError
-from models.pixels import SUFFIXES, decode
+from models.pixels import SUFFIXES, decode, fit
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_RATIO = 200  # compressed : uncompressed; honest pictures stay below 10
@@ -166,3 +166,22 @@ def pixels_of(entry, channels):
             raise ImageError("colour image; the model takes 1-channel grey images: convert it or choose a 3-channel checkpoint")
         return np.ascontiguousarray(pixels[..., :1])
     return pixels
+
+
+def first_pictures(path, channels, size, count=64):
+    """uint8 (N,H,W,C) of the first pictures of a set, at most `count`; those that cannot be used are passed over.
+
+    Args: path: as `read_set` takes it; channels, size (h, w): of the model.
+    Raises: ModelError: the set cannot be read, or holds no picture that the model takes.
+    """
+    taken = []
+    for entry in read_set(path):
+        try:
+            taken += [fit(pixels_of(entry, channels), size)] if isinstance(entry, ImageFile) else []
+        except ImageError:
+            continue
+        if len(taken) == count:
+            break
+    if not taken:
+        raise ModelError(f"{Path(path).name} holds no picture with {channels} channel{'s' * (channels > 1)}. Expected a folder, .zip or .npz of images: check the path.")
+    return np.stack(taken)

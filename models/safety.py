@@ -21,6 +21,7 @@ MAX_ENTRIES = 500
 MAX_RATIO = 200  # unpacked : packed; weights barely compress, so an honest checkpoint stays below 2
 MAX_UNPACKED_BYTES = 32 * 2**30
 MAX_JSON_BYTES = 4 * 2**20
+CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines")  # with which a configuration asks for code to be loaded
 BLOCK = 2**20
 UNPACKED_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".safetensors", ".txt", ".pt", ".pth", ".ckpt", ".bin"})
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyd", ".pyx", ".so", ".dll", ".dylib", ".sh", ".bat", ".cmd", ".ps1", ".exe", ".pkl", ".pickle", ".pth.tar", ".ipynb", ".jar"})
@@ -57,27 +58,42 @@ def files_sha256(root, names):
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def read_json(root, name):
-    """The object in a small JSON file.
+def read_text(root, name, limit_bytes=MAX_JSON_BYTES, saved_by="diffusers' save_pretrained"):
+    """The text of a small file.
 
-    Args: root: folder; name: relative name, used in messages.
-    Returns: dict.
-    Raises: CheckpointError: too large, not JSON, not an object; UnsafeCheckpoint: it names code to load (`auto_map`).
+    Args: root: folder; name: relative name, used in messages; limit_bytes: larger files are not read; saved_by: what writes such a file, for messages.
+    Raises: CheckpointError: not a regular file (or a link to one), too large, not UTF-8.
     """
     path = Path(root) / name
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{name} has {path.stat().st_size // 2**20} MB. Expected a configuration below {MAX_JSON_BYTES // 2**20} MB: copy the checkpoint again.")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        if not path.is_file():  # a device or a pipe would be read without an end
+            raise CheckpointError(f"{name} is not a regular file. Expected the file that {saved_by} writes: copy the checkpoint again.")
+        if path.stat().st_size > limit_bytes:
+            raise CheckpointError(f"{name} has {path.stat().st_size // 2**20} MB. Expected a file below {limit_bytes // 2**20} MB: copy the checkpoint again.")
+        return path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{name} is not readable text ({error.__class__.__name__}). Expected the file that {saved_by} writes: copy it again.") from None
+
+
+def read_json(root, name, limit_bytes=MAX_JSON_BYTES):
+    """The object in a small JSON file.
+
+    Args: as `read_text`.
+    Returns: dict.
+    Raises: CheckpointError: too large, not JSON, not an object; UnsafeCheckpoint: it asks for code to be loaded (CODE_KEYS).
+    """
+    text = read_text(root, name, limit_bytes)
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is not readable JSON ({error.__class__.__name__}). Expected the file that diffusers' save_pretrained writes: copy it again.") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{name} holds no JSON object. Expected the file that diffusers' save_pretrained writes: copy it again.")
-    if "auto_map" in config:
-        raise UnsafeCheckpoint(
-            f"{name} names code to load (auto_map: {shown(config['auto_map'])}) and was not opened. "
-            "Expected library classes only: remove auto_map if the network is a plain UNet2DModel."
-        )
+    for key in CODE_KEYS:
+        if config.get(key):
+            raise UnsafeCheckpoint(
+                f"{name} names code to load ({key}: {shown(config[key])}) and was not opened. Expected library classes only: remove {key} if the checkpoint is a plain one."
+            )
     return config
 
 

@@ -157,7 +157,9 @@ def _ratio(errors, baselines):
 
 def _hint(denoiser, better, error, misread):
     if misread:
-        how = "set prediction_type in scheduler_config.json" if denoiser.info.format == "diffusers" else f"give --prediction-type {better}"
+        by = next((s.decided_by for s in denoiser.info.settings if s.name == "prediction_type"), "")
+        by_file = by.endswith(".json") or (by == "default" and denoiser.info.format == "diffusers")  # a scheduler's file that is silent
+        how = "set prediction_type in scheduler_config.json" if by_file else f"give --prediction-type {better}"
         return f"Prediction type {better} gives {error:.2g}: {how}."
     schedule = {s.name: s.value for s in denoiser.info.settings}.get("beta_schedule", "trained_betas")
     return (

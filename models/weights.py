@@ -32,6 +32,7 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 OTHER_DTYPES = {"I64": 8, "U64": 8, "C64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TORCH_DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+TORCH_TYPES = {name: dtype for dtype, name in TORCH_DTYPES.items()}
 IN_SET = "/"  # between a set's name and a tensor's in a converted file
 # What a training script leaves beside its tensors; none of them runs anything when built. Not extendable by a user.
 ALLOWED_GLOBALS = [argparse.Namespace, OrderedDict, np._core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"))]
@@ -76,13 +77,40 @@ class Content:
         return file_sha256(self.path)
 
 
-_opened: contextvars.ContextVar[dict | None] = contextvars.ContextVar("opened", default=None)
+class Opened(dict):
+    """{path: Content} of the files that were described already.
+
+    Attributes: keep: folder of converted pickles, or None; convert: whether a pickle that is not converted yet is converted when it is next described.
+    """
+
+    def __init__(self, keep=None):
+        super().__init__()
+        self.keep, self.convert = keep, False
+
+    def convert_from_now(self):
+        """Convert the pickles that were described so far, and those that will be."""
+        self.convert = self.keep is not None
+        for path, content in list(self.items()):
+            self[path] = self.kept(content) or content
+
+    def kept(self, content):
+        """The converted Content of a pickle, where there is one or may be one; else None. Only path and sha256 of `content` are looked at for an earlier one."""
+        if self.keep is None or content.path.suffix.lower() == ".safetensors":
+            return None
+        _refuse_text(content.path)
+        return converted(content, self.keep) or (keep_converted(content, self.keep) if self.convert and content.sets else None)
+
+
+_opened: contextvars.ContextVar[Opened | None] = contextvars.ContextVar("opened", default=None)
 
 
 @contextlib.contextmanager
-def opened_once():
-    """Inside, `open_content` parses a file once, however many formats ask for it; yields the dict that remembers, {path: Content}."""
-    token = _opened.set({})
+def opened_once(keep=None):
+    """Inside, `open_content` parses a file once, however many formats ask for it; yields Opened.
+
+    Args: keep: folder in which pickles that were converted to safetensors are found again (see Opened.convert_from_now), or None.
+    """
+    token = _opened.set(Opened(keep))
     try:
         yield _opened.get()
     finally:
@@ -97,13 +125,23 @@ def open_content(path):
     """
     path = Path(path)
     remembered = _opened.get()
-    if remembered is not None and path in remembered:
-        return remembered[path]
-    _refuse_text(path)
-    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
-    if remembered is not None:
+    if remembered is None:
+        return _described(path)
+    if path not in remembered:
+        unread = Content(path, (), {})
+        content = remembered.kept(unread)
+        if content is None:
+            content = _described(path)
+            if "sha256" in unread.__dict__:
+                content.__dict__["sha256"] = unread.sha256  # read once
+            content = remembered.kept(content) or content
         remembered[path] = content
-    return content
+    return remembered[path]
+
+
+def _described(path):
+    _refuse_text(path)
+    return _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
 
 
 def open_weights(path):
@@ -154,7 +192,11 @@ def safetensors_header(path):
     Raises: CheckpointError: cut short, or a header that contradicts the file.
     Source: the safetensors format: uint64 header length, JSON header, tensors without gaps.
     """
-    path = Path(path)
+    return _header(Path(path))[0]
+
+
+def _header(path):
+    """(what `safetensors_header` returns, {tensor name: (first byte, byte after its last) in the file})."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         start = handle.read(8)
@@ -181,7 +223,8 @@ def safetensors_header(path):
         raise CheckpointError(f"{path.name} ends after {have} of {want} {unit}. The copy was cut short: copy it again.")
     if size > 8 + length + position:
         raise CheckpointError(f"{path.name} holds {size - 8 - length - position} bytes beyond its tensors. Expected none: copy it again.")
-    return {name: (dtype, shape) for name, (dtype, shape, _) in entries.items()}
+    places = {name: (8 + length + begin, 8 + length + end) for name, (_, _, (begin, end)) in entries.items()}
+    return {name: (dtype, shape) for name, (dtype, shape, _) in entries.items()}, places
 
 
 def _entry(entry):
@@ -196,20 +239,28 @@ def _entry(entry):
 
 
 def _safetensors(path):
-    header = safetensors_header(path)
+    header, places = _header(path)
 
     def tensors(names=None):
-        import safetensors
-
-        try:
-            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-                for name in header if names is None else names:
-                    yield name, file.get_tensor(name)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path.name} is not readable ({shown(str(error))}). Save it again with safetensors.") from None
+        with open(path, "rb") as file:  # read, not mapped: a mapped file would count twice in memory while it is copied
+            for name in header if names is None else names:
+                yield name, _tensor(file, path, name, *header[name], *places[name])
 
     weights = Weights(path.name, {n: shape for n, (_, shape) in header.items()}, {n: dtype for n, (dtype, _) in header.items()}, tensors)
     return Content(path, tuple(header), {"": weights})
+
+
+def _tensor(file, path, name, dtype, shape, begin, end):
+    """One tensor of a .safetensors file whose header was checked; begin, end: its bytes in the file."""
+    if dtype not in TORCH_TYPES:
+        raise CheckpointError(f"{path.name}: {shown(name)} is {shown(dtype)}. Expected float32, float16 or bfloat16 weights: save the model unquantised.")
+    raw = bytearray(end - begin)
+    file.seek(begin)
+    if file.readinto(raw) != len(raw):
+        raise CheckpointError(f"{path.name} ends inside {shown(name)}. The copy was cut short: copy it again.")
+    if not raw:
+        return torch.empty(shape, dtype=TORCH_TYPES[dtype])
+    return torch.frombuffer(raw, dtype=TORCH_TYPES[dtype]).reshape(shape)
 
 
 def _pickled(path):
@@ -442,7 +493,7 @@ def _write_safetensors(sets, target):
             position += size
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
-    tmp = target.with_suffix(".tmp")
+    tmp = target.with_name(f".{target.stem}-{os.getpid()}.tmp")  # two processes may convert the same file at once
     try:
         with open(tmp, "wb") as file:
             file.write(struct.pack("<Q", len(raw)) + raw)

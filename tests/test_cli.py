@@ -284,3 +284,24 @@ def test_a_loader_flag_that_cannot_be(paths, more, words, capsys):
 def test_a_request_with_odd_overrides_is_refused():
     with pytest.raises(RequestError, match="overrides is"):
         Request("/c", "/m", "/n", "x", overrides={"num_heads": [4]})
+
+
+def test_inspect_says_what_is_missing_and_compares_usual_values_on_pictures(tmp_path, capsys):
+    from tests.models import tiny
+
+    tiny.save(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "scheduler")
+    (tmp_path / "model" / "model_index.json").unlink()
+    np.savez(tmp_path / "pictures.npz", images=np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8))
+    given = ["inspect", str(tmp_path / "model"), "--train-timesteps", "50", "--beta-schedule", "linear"]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "incomplete" in out and "  missing: prediction_type\n  hint: --images FOLDER compares" in out and "note: beta_start 0.0001 is diffusers' default" in out
+    assert main([*given, "--images", str(tmp_path / "pictures.npz")]) == 0
+    assert "  images: These images cannot tell: none of the candidates denoises them." in capsys.readouterr().out
+    assert main([*given, "--images", str(tmp_path / "pictures.npz"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["missing"] == ["prediction_type"] and found["ranking"]["best"] is None
+    assert sorted(name for name, _ in found["ranking"]["ratios"]) == ["prediction_type epsilon", "prediction_type sample", "prediction_type v_prediction"]
+    assert main([*given, "--prediction-type", "sample", "--images", str(tmp_path / "pictures.npz")]) == 0
+    assert "images: nothing is missing" in capsys.readouterr().out

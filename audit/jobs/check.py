@@ -18,7 +18,7 @@ from audit.conditions import as_text, condition_of
 from audit.errors import AuditError
 from audit.jobs import tasks
 from audit.jobs.cluster import device_kind
-from audit.jobs.inputs import checkpoint_place, fingerprint
+from audit.jobs.inputs import checkpoint_place, fingerprint, kept_in
 from audit.jobs.shards import disk_bytes
 from audit.jobs.steps import TaskFailed, run_task, wish_of
 from audit.provenance import provenance_of
@@ -82,7 +82,7 @@ class Check:
         self.engine, self.facts, self.condition = self.engines.get(self.request.device, wait_for_audit=False), None, None
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
-            self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads)
+            self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads, keep=kept_in(self.config))
             found = self._task("checkpoint", tasks.recognise, self.place)
             if not found["missing"]:
                 self.opened = self._task("checkpoint", tasks.look, self.place)

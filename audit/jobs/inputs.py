@@ -60,5 +60,10 @@ def checkpoint_place(path, config):
     if path.is_file() and path.suffix.lower() == ".zip":
         from models.safety import safe_unzip
 
-        return str(safe_unzip(path, config.home / "checkpoints"))
+        return str(safe_unzip(path, kept_in(config)))
     return str(path)
+
+
+def kept_in(config):
+    """Folder in which device workers keep what they converted from pickles, named by its hash."""
+    return str(config.home / "checkpoints")

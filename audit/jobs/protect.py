@@ -14,7 +14,7 @@ from audit import protections
 from audit.errors import RequestError, RunFolderError
 from audit.files import write_json, write_text
 from audit.jobs import tasks
-from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
+from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.steps import run_task
 from audit.report.run import open_run
 from audit.request import Request
@@ -75,7 +75,7 @@ class Protections:
         self.engine = self.engines.get(self.request.device)
         path = checkpoint_place(self.request.checkpoint, self.config)
         second = (checkpoint_place(self.request.reference, self.config), self.before["reference"]) if self.request.reference else (None, None)
-        self.place = tasks.place_of(self.request, path, self.before["checkpoint"], self.engine.threads, *second)
+        self.place = tasks.place_of(self.request, path, self.before["checkpoint"], self.engine.threads, *second, keep=kept_in(self.config))
         found = self._task("checkpoint", tasks.hashes, self.place)
         audited = [report["checkpoint"]["sha256"], *([report["measurement"]["reference"]["sha256"]] if self.request.reference else [])]
         for name, now, then in zip(("checkpoint", "reference"), found, audited, strict=False):

@@ -22,7 +22,7 @@ from audit.errors import HomeError
 from audit.files import write_json
 from audit.jobs import tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
-from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
+from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
 from audit.presets import PRESETS
 from audit.provenance import provenance_of
@@ -120,7 +120,7 @@ class Audit:
         path = checkpoint_place(self.request.checkpoint, self.config)
         second = (checkpoint_place(self.request.reference, self.config), before["reference"]) if self.request.reference else (None, None)
         shown = None if self.request.api is None else Api(**self.request.api)
-        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads, *second, shown)
+        self.place = tasks.place_of(self.request, path, before["checkpoint"], self.engine.threads, *second, shown, kept_in(self.config))
         self.opened, self.facts = self._task("checkpoint", tasks.open_network, self.place, wish_of(self.request))
         info = self.opened.info
         self.ticket.log.write(f"{info['format']}, {info['architecture']}, {info['parameters']:,} parameters, sha256 {info['sha256']}; {self.opened.device_words}")

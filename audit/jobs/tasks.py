@@ -31,6 +31,7 @@ class Place:
         overrides: (name, value) pairs, what the checkpoint's files do not say.
         reference, reference_version: the same of a second network that is measured beside it, or None.
         api, seed: audit.api.Api through which both are seen, and the seed of its noise; None = the networks themselves.
+        keep: folder in which a pickle is kept as safetensors, so that it is unpickled once; None, or not there on the device worker: not kept.
     """
 
     checkpoint: str
@@ -42,6 +43,7 @@ class Place:
     reference_version: str | None = None
     api: Api | None = None
     seed: int = 0
+    keep: str | None = None
 
     @property
     def identity(self):
@@ -52,19 +54,23 @@ class Place:
         """The Denoiser. Raises models.errors.ModelError."""
         from models import open_checkpoint
 
-        return open_checkpoint(self.checkpoint, **dict(self.overrides))
+        return open_checkpoint(self.checkpoint, unpack_into=self._kept_in(), **dict(self.overrides))
 
     def open_reference(self):
         """The reference's Denoiser; what was said of the checkpoint holds for it too where its file is of the same kind. Raises models.errors.ModelError."""
         from models import open_checkpoint
 
         same = Path(self.reference).suffix.lower() == Path(self.checkpoint).suffix.lower()
-        return open_checkpoint(self.reference, **dict(self.overrides if same else ()))
+        return open_checkpoint(self.reference, unpack_into=self._kept_in(), **dict(self.overrides if same else ()))
+
+    def _kept_in(self):
+        return self.keep if self.keep is not None and Path(self.keep).is_dir() else None
 
 
-def place_of(request, checkpoint, version, threads, reference=None, reference_version=None, api=None):
+def place_of(request, checkpoint, version, threads, reference=None, reference_version=None, api=None, keep=None):
     """The Place of a Request's checkpoint, and of its reference where there is one. Args: as the attributes of Place."""
-    return Place(str(checkpoint), version, request.device, threads, tuple(sorted(request.overrides.items())), reference, reference_version, api, request.seed)
+    overrides = tuple(sorted(request.overrides.items()))
+    return Place(str(checkpoint), version, request.device, threads, overrides, reference, reference_version, api, request.seed, keep)
 
 
 @dataclass(frozen=True)

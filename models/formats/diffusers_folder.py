@@ -1,353 +1,376 @@
-"""diffusers folders with a pixel-space UNet2DModel.
+"""diffusers checkpoints: pixel-space and latent UNet2DModel, and Stable Diffusion 1 and 2.
 
-Three layouts, each with or without model_index.json:
+    unet/config.json    scheduler/scheduler_config.json    as DDPMPipeline.save_pretrained writes, with or without model_index.json
+    … vqvae/ or vae/                                       a latent model (LDMPipeline)
+    … vae/ text_encoder/ tokenizer/                        Stable Diffusion; safety_checker/ and feature_extractor/ are not read
+    unet_ema/                                              goes before unet/, unless weights says raw
+    config.json         scheduler_config.json              all in one folder, or a weights file beside them
+    config.json alone                                      what the scheduler's file would say comes from the user or a .yaml beside the weights file
 
-    unet/config.json    scheduler/scheduler_config.json    as DDPMPipeline.save_pretrained writes
-    config.json         scheduler_config.json              all in one folder
-    config.json         scheduler/scheduler_config.json
-
-Nothing here calls from_pretrained: configuration is JSON that is checked value by value, classes come from the lists below, and weights go
-through models/weights.py. diffusers itself is imported only by `load`, so that inspecting stays fast.
+Nothing here calls from_pretrained: configuration is JSON that is checked value by value (diffusers_parts.py, diffusers_scheduler.py), classes come from the
+lists there and below, and weights go through models/weights.py. diffusers itself is imported only by `load`, so that inspecting stays fast.
 """
 
-import inspect
+import itertools
+import math
+import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from models import schedule as schedules
-from models.base import PREDICTION_TYPES, CheckpointInfo, Denoiser, Setting
+from models.base import CheckpointInfo, Setting
+from models.captions import TextEncoder
 from models.errors import CheckpointError, UnsafeCheckpoint
+from models.formats import diffusers_scheduler, foreign, single_file
+from models.formats.diffusers_denoiser import DiffusersDenoiser
+from models.formats.diffusers_parts import Part, build, choose_set, class_of, numbers, read_part
+from models.formats.diffusers_scheduler import OURS, SCHEDULERS, Noise
+from models.latent import Autoencoder
+from models.overrides import Takes, beside, check, fit
 from models.safety import files_sha256, read_json, refuse_code, shown
-from models.weights import load_into, open_weights, parameter_count
+from models.tokenizer import files_of, read_tokenizer
+from models.weights import open_content
 
-NETWORKS = ("UNet2DModel",)
-PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "RePaintPipeline")
-DDPM_DEFAULTS = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "trained_betas": None,
-    "rescale_betas_zero_snr": False,
-    "prediction_type": "epsilon",
-}
-_LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
-# What each scheduler class assumes where its file is silent, as far as it differs from DDPM. Samplers of one trained model: the noise it was trained with is the same.
-SCHEDULERS = {
-    "DDPMScheduler": {"variance_type": "fixed_small"},
-    "DDPMParallelScheduler": {"variance_type": "fixed_small"},
-    "DDIMScheduler": {},
-    "DDIMParallelScheduler": {},
-    "DDIMInverseScheduler": {},
-    "PNDMScheduler": {},
-    "RePaintScheduler": {},
-    "DPMSolverMultistepScheduler": {},
-    "DPMSolverMultistepInverseScheduler": {},
-    "DPMSolverSinglestepScheduler": {},
-    "DEISMultistepScheduler": {},
-    "UniPCMultistepScheduler": {},
-    "SASolverScheduler": {},
-    "EulerDiscreteScheduler": {},
-    "EulerAncestralDiscreteScheduler": {},
-    "LMSDiscreteScheduler": {},
-    "HeunDiscreteScheduler": _LATENT,
-    "KDPM2DiscreteScheduler": _LATENT,
-    "KDPM2AncestralDiscreteScheduler": _LATENT,
-    "LCMScheduler": _LATENT | {"beta_schedule": "scaled_linear"},
-    "TCDScheduler": _LATENT | {"beta_schedule": "scaled_linear"},
-}
-VARIANCE_OF = {kind: kind.removesuffix("_log") for kind in ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")}
-WEIGHT_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.fp16.bin",
-)
-SHARDED = ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.bin.index.json")
-BLOCKS = (*(f"{kind}{way}Block2D" for way in ("Down", "Up") for kind in ("", "Attn", "Skip", "AttnSkip")), "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
-# diffusers before 0.15 named the attention projections so (google/ddpm-cifar10-32 and its kin)
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-MAX_STEPS = 100_000
-MAX_WIDTH = 16_384
-LIMITS = {
-    "sample_size": 8192,
-    "layers_per_block": 64,
-    "block_out_channels": MAX_WIDTH,
-    "time_embedding_dim": 4 * MAX_WIDTH,
-    "norm_num_groups": MAX_WIDTH,
-    "attn_norm_num_groups": MAX_WIDTH,
-    "attention_head_dim": MAX_WIDTH,
-    "num_train_timesteps": MAX_STEPS,
+UNCONDITIONAL, CONDITIONAL, AUTOENCODERS = "UNet2DModel", "UNet2DConditionModel", ("AutoencoderKL", "VQModel")
+_PIXELS = {"unet": (UNCONDITIONAL,), "scheduler": tuple(SCHEDULERS)}
+_LATENTS = _PIXELS | {"vqvae": AUTOENCODERS, "vae": AUTOENCODERS}
+_TEXT = {"unet": (CONDITIONAL,), "scheduler": tuple(SCHEDULERS), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
+# {pipeline: {component: classes that it may be}}
+PIPELINES = dict.fromkeys(("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "RePaintPipeline"), _PIXELS) | {"LDMPipeline": _LATENTS}
+PIPELINES |= dict.fromkeys(("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), _TEXT)
+LIBRARIES = {"text_encoder": "transformers", "tokenizer": "transformers"}  # all others are diffusers' own
+NOT_READ = {"safety_checker": ("stable_diffusion", "diffusers"), "feature_extractor": ("transformers",), "image_encoder": ("transformers",)}
+KL_SCALE = 0.18215  # what diffusers' pipelines multiplied by before autoencoders named their factor
+VQ_SCALE = 1.0  # and VQ latents were not scaled then
+USUAL = {
+    "train_timesteps": [{"train_timesteps": steps} for steps in (1000, 4000)],
+    "beta_schedule": [{"beta_schedule": "linear"}, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, {"beta_schedule": "cosine"}],
+    "prediction_type": [{"prediction_type": kind} for kind in ("epsilon", "v_prediction", "sample")],
 }
 
 
 @dataclass(frozen=True)
 class _Parsed:
-    """Everything the JSON files say, checked; `scheduler` has the defaults of its class filled in."""
+    """Everything the files say, checked. latents: (c,h,w) that the network works on; tokenizer: relative names of its files; scale: of the latents, with who decided it."""
 
     root: Path
-    unet: dict
-    scheduler: dict
-    scheduler_class: str
+    unet: Part
+    noise: Noise
+    latents: tuple[int, int, int]
     image_shape: tuple[int, int, int]
-    variance: str
-    schedule: schedules.Schedule
-    weights_file: str
+    size_by: str
     weights_kind: str
+    autoencoder: Part | None
+    scale: Setting | None
+    text: Part | None
+    tokenizer: tuple[str, ...]
+    not_read: tuple[str, ...]
     files: tuple[str, ...]
-    settings: tuple[Setting, ...]
 
 
 class DiffusersFolder:
     """See the module's docstring."""
 
     name = "diffusers"
-    words = "diffusers folder or .zip: DDPM/DDIM pipeline, or UNet2DModel with scheduler_config.json"
+    words = "diffusers folder or .zip: DDPM, DDIM, latent or Stable Diffusion 1 or 2, or a UNet's weights beside config.json"
+    takes = Takes(("weights", *OURS))
 
     def recognise(self, path):
-        """True for a folder that holds model_index.json, unet/config.json or config.json."""
+        """True for a folder with model_index.json, unet/config.json or config.json, and for a UNet's weights file beside a config.json of diffusers."""
         path = Path(path)
-        return path.is_dir() and any((path / name).is_file() for name in ("model_index.json", "unet/config.json", "unet_ema/config.json", "config.json"))
+        if path.is_dir():
+            return any((path / name).is_file() for name in ("model_index.json", "unet/config.json", "unet_ema/config.json", "config.json"))
+        if path.suffix.lower() not in single_file.SUFFIXES or not (path.parent / "config.json").is_file():
+            return False
+        return any("down_blocks." in name for weights in open_content(path).sets.values() for name in weights.shapes)
 
-    def inspect(self, path):
-        """CheckpointInfo from the JSON files and the header of the weights."""
-        parsed = _parse(Path(path))
-        return _info(parsed, open_weights(parsed.root / parsed.weights_file))
+    def inspect(self, path, **overrides):
+        """CheckpointInfo from the JSON files and the headers of the weights; `missing` names what has to be given."""
+        return _info(_parse(Path(path), overrides))
 
-    def load(self, path):
-        """Denoiser; names, shapes and the scheduler's own noise levels are compared first."""
-        parsed = _parse(Path(path))
-        weights = open_weights(parsed.root / parsed.weights_file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stderr belongs to our one error line
-            _check_scheduler(parsed)
-            network = load_into(_build(parsed), weights, _current_name).eval()
-        return Denoiser(network, parsed.schedule, parsed.image_shape, parsed.scheduler["prediction_type"], parsed.variance, _info(parsed, weights))
+    def load(self, path, **overrides):
+        """Denoiser; names, shapes and the scheduler's own noise levels are compared first. Raises CheckpointError naming every setting that is missing."""
+        parsed = _parse(Path(path), overrides)
+        if parsed.noise.missing:
+            raise CheckpointError(
+                f"The checkpoint has no scheduler/scheduler_config.json, and {', '.join(parsed.noise.missing)} cannot be seen in {parsed.unet.config_name}. "
+                f"Expected the file that was saved with it (the folder above, where this one is unet/), or each of these settings: give them as for the training."
+            )
+        return _denoiser(parsed)
+
+    def candidates(self, path, **overrides):
+        """{"name value, …": Denoiser} for the usual values of what a missing scheduler's file would say, all on one network; {} where nothing is missing.
+
+        For models/selftest.py:rank.
+        """
+        parsed, made, like = _parse(Path(path), overrides), {}, None
+        for combination in itertools.product(*(USUAL[name] for name in parsed.noise.missing if name in USUAL)) if parsed.noise.missing else ():
+            values = {name: value for part in combination for name, value in part.items()}
+            tried = _parse(Path(path), overrides | values)
+            if tried.noise.missing:
+                return {}  # beta_start without beta_schedule's usual values: nothing to compare
+            like = made[", ".join(f"{name} {value}" for name, value in values.items())] = _denoiser(tried, like)
+        return made
 
 
-def _parse(root):
-    """_Parsed of a folder. Raises CheckpointError."""
-    index = read_json(root, "model_index.json") if (root / "model_index.json").is_file() else {}
-    _check_index(index)
-    folder = next((f for f in ("unet_ema", "unet", "") if (root / f / "config.json").is_file()), None)
-    if folder is None:
-        raise CheckpointError("The checkpoint has no unet/config.json. Expected a pipeline with unet/ and scheduler/: copy the whole folder.")
-    refuse_code(root, ("", *(["unet_ema", "unet"] if folder else []), "scheduler"))
-    unet_name = f"{folder}/config.json" if folder else "config.json"
-    scheduler_name = next((n for n in ("scheduler/scheduler_config.json", "scheduler_config.json") if (root / n).is_file()), None)
-    if scheduler_name is None:
-        raise CheckpointError(
-            "The checkpoint has no scheduler/scheduler_config.json, so its noise levels are unknown. "
-            "Expected unet/ and scheduler/ side by side: give the folder that holds both, or add the file."
-        )
-    unet, given = read_json(root, unet_name), read_json(root, scheduler_name)
-    _class_of(unet, unet_name, index.get("unet"), NETWORKS, "networks")
-    scheduler_class = _class_of(given, scheduler_name, index.get("scheduler"), tuple(SCHEDULERS), "schedulers")
-    scheduler = DDPM_DEFAULTS | SCHEDULERS[scheduler_class] | {k: v for k, v in given.items() if not k.startswith("_")}
-    shape = _check_unet(unet, unet_name)
-    schedule = _schedule(scheduler, scheduler_name)
-    embedded = unet.get("num_train_timesteps") or 0
-    if unet.get("time_embedding_type") == "learned" and embedded < len(schedule):
-        raise CheckpointError(f"{unet_name} embeds {embedded} timesteps, {scheduler_name} has {len(schedule)}. Expected the same number: copy both files of one model.")
-    variance = _variance(scheduler, scheduler_class, scheduler_name, shape[0], unet.get("out_channels", 3), unet_name)
-    weights_file = _weights_file(root, folder)
-    files = tuple(sorted(filter(None, ("model_index.json" if index else None, unet_name, scheduler_name, weights_file))))
-    settings = _settings(scheduler, given, scheduler_class, scheduler_name, variance, shape, unet_name, weights_file)
-    return _Parsed(root, unet, scheduler, scheduler_class, shape, variance, schedule, weights_file, "ema" if folder == "unet_ema" else "only", files, settings)
+# ------------------------------------------------------------------ reading
+
+
+def _parse(path, overrides):
+    """_Parsed of a folder, or of a weights file beside config.json. Raises CheckpointError."""
+    user = check(overrides)
+    from_yaml, yaml_name = beside(path) if path.is_file() else ({}, "")
+    fit(DiffusersFolder.takes, from_yaml, "a diffusers checkpoint", yaml_name)
+    root = path.parent if path.is_file() else path
+    index = read_json(root, "model_index.json") if path.is_dir() and os.path.lexists(root / "model_index.json") else {}
+    roles, not_read = _check_index(index)
+    asked = user.get("weights", from_yaml.get("weights", "auto"))
+    folder, kind = ("", None) if path.is_file() else _unet_folder(root, asked)
+    if path.is_dir():
+        refuse_code(root, ("", "scheduler"))
+    unet = read_part(root, folder, index.get("unet"), roles["unet"], "networks", path.name if path.is_file() else None)
+    unet, kind_of_set = choose_set(unet, "auto" if kind else asked)
+    text, tokenizer = _text(root, index, roles, unet)
+    autoencoder = _autoencoder(root, index, roles, unet)
+    noise = _noise(root, index, user, from_yaml, yaml_name, _learned(unet), unet)
+    size, size_by = _size(unet)
+    latents = (unet["in_channels"], *size)
+    image_shape = latents if autoencoder is None else (autoencoder["in_channels"], *(n * autoencoder.factor for n in size))
+    parts = [part for part in (unet, autoencoder, text) if part is not None]
+    files = {*(file for part in parts for file in part.files), *tokenizer, *filter(None, ("model_index.json" if index else "", noise.name, yaml_name))}
+    scale = autoencoder and _scale(autoencoder)
+    not_read = not_read if index else tuple(role for role in NOT_READ if (root / role).is_dir() and text is not None)
+    kind = kind or kind_of_set or ("only" if asked == "auto" else asked)
+    return _Parsed(root, unet, noise, latents, image_shape, size_by, kind, autoencoder, scale, text, tokenizer, not_read, tuple(sorted(files)))
 
 
 def _check_index(index):
-    """Refuse a pipeline or component of another kind, by name; nothing is imported to find out."""
+    """({component: classes that it may be}, components that are not read) of model_index.json, {} where there is none; nothing is imported to find out.
+
+    Raises: CheckpointError: a pipeline or component of another kind, by name; UnsafeCheckpoint: code.
+    """
+    if not index:
+        return _LATENTS | _TEXT | {"unet": (UNCONDITIONAL, CONDITIONAL), "vae": AUTOENCODERS}, ()
     pipeline = index.get("_class_name", "DDPMPipeline")
     if not isinstance(pipeline, str):
         raise UnsafeCheckpoint(f"model_index.json names code ({shown(pipeline)}) and was not opened. Expected one of diffusers' pipelines: {', '.join(PIPELINES)}.")
+    if pipeline not in PIPELINES:
+        reason = foreign.family_of(pipeline)
+        raise CheckpointError(f"{shown(pipeline)} is not supported{f' ({reason})' if reason else ''}. Expected one of {', '.join(PIPELINES)}: audit such a checkpoint.")
+    roles, not_read = PIPELINES[pipeline], []
     for role, entry in index.items():
         if role.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue  # plain numbers and switches are settings of the pipeline's sampler
         pair = [str(part) for part in entry]
-        if len(pair) != 2 or pair[0] != "diffusers":
+        libraries = NOT_READ.get(role) or (LIBRARIES.get(role, "diffusers") if role in roles else "diffusers",)
+        if len(pair) != 2 or pair[0] not in libraries:
             raise UnsafeCheckpoint(
-                f"model_index.json names {shown('.'.join(pair))} as {shown(role, 30)} and was not opened. Expected classes of diffusers only: UNet2DModel with a scheduler."
+                f"model_index.json names {shown('.'.join(pair))} as {shown(role, 30)} and was not opened. Expected the classes of {pipeline} only: {', '.join(roles)}."
             )
-        if pair[1] not in NETWORKS and pair[1] not in SCHEDULERS:
-            raise CheckpointError(f"{shown(pair[1])} ({shown(role, 30)}) is not supported. Expected a pixel-space UNet2DModel with a DDPM-like scheduler: audit such a checkpoint.")
-    if pipeline not in PIPELINES:
-        raise CheckpointError(f"{shown(pipeline)} is not supported. Expected one of {', '.join(PIPELINES)}: audit such a checkpoint.")
+        if role in NOT_READ and roles is _TEXT:
+            not_read.append(role)
+        elif pair[1] not in roles.get(role, ()):
+            reason = foreign.family_of(pair[1])
+            raise CheckpointError(
+                f"{shown(pair[1])} ({shown(role, 30)}) is not supported in {pipeline}{f': it belongs to {reason}' if reason else ''}. "
+                f"Expected {' or '.join(roles.get('unet', ()))} with a DDPM-like scheduler: audit such a checkpoint."
+            )
+    return roles, tuple(not_read)
 
 
-def _class_of(config, name, index_entry, allowed, what):
-    """Class name that a configuration, or else model_index.json, gives; refused unless it is on our list."""
-    listed = index_entry[1] if isinstance(index_entry, list) and len(index_entry) == 2 else None
-    found = config.get("_class_name", listed)
-    if found is None:
-        raise CheckpointError(f"{name} names no class (_class_name). Expected one of {len(allowed)} {what} of diffusers, {allowed[0]} for instance: add the line.")
-    if not isinstance(found, str) or found not in allowed:
+def _unet_folder(root, asked):
+    """(folder of the network, "ema" | "raw" | None where the folders do not tell). Raises CheckpointError."""
+    there = {kind: (root / folder / "config.json").is_file() for kind, folder in (("ema", "unet_ema"), ("raw", "unet"))}
+    if asked in there and any(there.values()) and not there[asked]:
+        raise CheckpointError(f"The checkpoint has no {'unet_ema' if asked == 'ema' else 'unet'}/ with {asked} weights. Expected another value: auto takes what there is.")
+    if there["ema"] and asked != "raw":
+        return "unet_ema", "ema"
+    if there["raw"]:
+        return "unet", "raw" if there["ema"] or asked == "raw" else None
+    if (root / "config.json").is_file():
+        return "", None
+    raise CheckpointError("The checkpoint has no unet/config.json. Expected a pipeline with unet/ and scheduler/: copy the whole folder.")
+
+
+def _learned(unet):
+    """Whether the network returns a variance too. Raises CheckpointError: its channels fit neither."""
+    channels, out = unet["in_channels"], unet["out_channels"]
+    if out not in (channels, 2 * channels) or (unet.cls == CONDITIONAL and out != channels):
+        twice = "" if unet.cls == CONDITIONAL else f", or {2 * channels} with a learned variance"
+        raise CheckpointError(f"{unet.config_name}: out_channels is {out} with {channels} in. Expected {channels}{twice}: copy the file again.")
+    return out == 2 * channels
+
+
+def _noise(root, index, user, from_yaml, yaml_name, learned, unet):
+    name = next((n for n in diffusers_scheduler.PLACES if (root / n).is_file()), None)
+    if name is None:
+        noise = diffusers_scheduler.from_user(user, from_yaml, yaml_name, learned)
+    else:
+        noise = diffusers_scheduler.from_file(root, name, index.get("scheduler"), from_yaml | user, class_of, learned, unet.config_name)
+    embedded = unet["num_train_timesteps"] or 0
+    if unet["time_embedding_type"] == "learned" and noise.steps and embedded < noise.steps:
         raise CheckpointError(
-            f"{name} names the class {shown(found)}, which is not supported. Expected one of {', '.join(allowed[:4])}{' …' if len(allowed) > 4 else ''}: audit such a checkpoint."
+            f"{unet.config_name} embeds {embedded} timesteps, {noise.name or 'train_timesteps'} has {noise.steps}. Expected the same number: copy both files of one model."
         )
-    return found
+    return noise
 
 
-def _numbers(value):
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _check_unet(unet, name):
-    """(C,H,W) of the pictures, after checking that no number in the network's configuration is absurd."""
-    for key, limit in LIMITS.items():
-        for number in _numbers(unet.get(key)):
-            if number is not None and not (type(number) is int and 1 <= number <= limit):
-                raise CheckpointError(f"{name}: {key} is {shown(unet[key])}. Expected whole numbers from 1 to {limit}: copy the file again.")
-    channels, out, size = unet.get("in_channels", 3), unet.get("out_channels", 3), _numbers(unet.get("sample_size"))
-    if unet.get("num_class_embeds") is not None or unet.get("class_embed_type") is not None:
+def _autoencoder(root, index, roles, unet):
+    """Part of a latent model's autoencoder, None for a pixel model. Raises CheckpointError: missing, or of another model."""
+    there = [role for role in ("vae", "vqvae") if (isinstance(index.get(role), list) and index[role] != [None, None] if index else (root / role / "config.json").is_file())]
+    channels = unet["in_channels"]
+    if not there and unet.cls == UNCONDITIONAL and index.get("_class_name") != "LDMPipeline":
+        if channels not in (1, 3):
+            raise CheckpointError(
+                f"{unet.config_name}: in_channels is {channels}. Expected 1 or 3, a model of pictures, or vae/ or vqvae/ beside {unet.folder or 'it'} for a latent one: "
+                "super-resolution networks are not supported."
+            )
+        return None
+    role = there[0] if there else "vqvae" if unet.cls == UNCONDITIONAL else "vae"
+    if not (root / role / "config.json").is_file():
+        kind = index.get("_class_name") or unet.cls
+        raise CheckpointError(f"{kind} works on latents, and {role}/config.json is missing. Expected the autoencoder beside {unet.folder or 'it'}: copy the whole folder.")
+    part = read_part(root, role, index.get(role), roles[role], "autoencoders")
+    latent = (part["vq_embed_dim"] if part.cls == "VQModel" else None) or part["latent_channels"]
+    if latent != channels:
+        raise CheckpointError(f"{part.config_name} makes {latent} latent channels, {unet.config_name} takes {channels}. Expected files of one model: copy both again.")
+    if part["in_channels"] not in (1, 3) or part["in_channels"] != part["out_channels"]:
         raise CheckpointError(
-            f"{name} describes a network with class labels (num_class_embeds {shown(unet.get('num_class_embeds'))}), which is not supported yet. "
-            "Expected an unconditional UNet2DModel: audit such a checkpoint."
+            f"{part.config_name} takes {part['in_channels']} channels and gives {part['out_channels']}. Expected 1 or 3 both ways, pictures: other autoencoders are not supported."
         )
-    if channels not in (1, 3) or type(channels) is not int:
-        raise CheckpointError(f"{name}: in_channels is {shown(channels)}. Expected 1 or 3, a model of pictures: latent and super-resolution networks are not supported.")
-    if out not in (channels, 2 * channels) or type(out) is not int:
-        raise CheckpointError(f"{name}: out_channels is {shown(out)} with {channels} in. Expected {channels}, or {2 * channels} with a learned variance: copy the file again.")
+    return part
+
+
+def _scale(autoencoder):
+    """Setting scaling_factor of an autoencoder. Raises CheckpointError."""
+    said = autoencoder.config.get("scaling_factor")
+    if said is None:
+        return Setting("scaling_factor", KL_SCALE if autoencoder.cls == "AutoencoderKL" else VQ_SCALE, "inferred")
+    if type(said) not in (int, float) or not 0 < said < math.inf:
+        raise CheckpointError(f"{autoencoder.config_name}: scaling_factor is {shown(said)}. Expected a positive number: copy the file again.")
+    return Setting("scaling_factor", float(said), autoencoder.config_name)
+
+
+def _text(root, index, roles, unet):
+    """(Part of the text encoder, names of the tokenizer's files), (None, ()) for a model without captions. Raises CheckpointError."""
+    if unet.cls != CONDITIONAL:
+        return None, ()
+    if not (root / "text_encoder" / "config.json").is_file():
+        raise CheckpointError(
+            f"{unet.config_name} is a text-conditional UNet, and text_encoder/config.json is missing. Expected the whole pipeline: give the folder of its model_index.json."
+        )
+    part = read_part(root, "text_encoder", index.get("text_encoder"), roles["text_encoder"], "text encoders")
+    if part["hidden_size"] != unet["cross_attention_dim"]:
+        raise CheckpointError(
+            f"{part.config_name} makes {part['hidden_size']} numbers per token, {unet.config_name} takes {unet['cross_attention_dim']}. "
+            "Expected files of one model: copy both again."
+        )
+    refuse_code(root, ("tokenizer",))
+    return part, files_of(root, "tokenizer")
+
+
+def _size(unet):
+    """((h, w) that the network works on, who decided it). Raises CheckpointError."""
+    size = numbers(unet["sample_size"])
     if size == [None] or len(size) > 2:
-        raise CheckpointError(f'{name} does not say the image size. Expected sample_size: add "sample_size": 32, or whatever the model was trained on.')
-    if unet.get("time_embedding_type", "positional") not in ("positional", "learned"):
-        raise CheckpointError(
-            f"{name}: time_embedding_type {shown(unet['time_embedding_type'])} is not supported. Expected positional or learned: score-SDE networks have no discrete timesteps."
-        )
-    for key in ("down_block_types", "up_block_types"):
-        for block in _numbers(unet.get(key)) if key in unet else ():
-            if block not in BLOCKS:
-                raise CheckpointError(f"{name}: {key} names {shown(block)}. Expected blocks of UNet2DModel such as DownBlock2D and AttnDownBlock2D: copy the file again.")
-    levels = len(_numbers(unet.get("block_out_channels")))
-    if levels > 16:
-        raise CheckpointError(f"{name}: block_out_channels has {levels} levels. Expected at most 16: copy the file again.")
-    return channels, size[0], size[-1]
+        raise CheckpointError(f'{unet.config_name} does not say the image size. Expected sample_size: add "sample_size": 32, or whatever the model was trained on.')
+    version = re.match(r"0\.(\d+)\.", str(unet.config.get("_diffusers_version", "")))
+    if unet.cls == CONDITIONAL and version and int(version[1]) < 9 and max(size) < 64:
+        return (64, 64), "inferred"  # as diffusers' pipeline: files before 0.9 said 32 for models of 512 x 512
+    return (size[0], size[-1]), unet.config_name
 
 
-def _schedule(scheduler, name):
-    """Schedule of a scheduler's configuration, every number checked before it is used."""
-    prediction_type = scheduler["prediction_type"]
-    if prediction_type not in PREDICTION_TYPES:
-        raise CheckpointError(f"{name}: prediction_type is {shown(prediction_type)}. Expected {', '.join(PREDICTION_TYPES)}: flow-matching models are not supported.")
-    if scheduler.get("use_flow_sigmas"):
-        raise CheckpointError(f"{name} uses flow sigmas. Expected a DDPM-like noise schedule: flow-matching models are not supported.")
-    steps, trained = scheduler["num_train_timesteps"], scheduler["trained_betas"]
-    if type(steps) is not int or not 2 <= steps <= MAX_STEPS:
-        raise CheckpointError(f"{name}: num_train_timesteps is {shown(steps)}. Expected a whole number from 2 to {MAX_STEPS}: copy the file again.")
-    if trained is not None:
-        if not isinstance(trained, list) or len(trained) != steps or not all(type(b) in (int, float) for b in trained):
-            came = f"{len(trained)} entries" if isinstance(trained, list) else shown(trained)
-            raise CheckpointError(f"{name}: trained_betas has {came} for {steps} timesteps. Expected one number per timestep: copy the file again.")
-    elif not all(type(scheduler[key]) in (int, float) and 0 < scheduler[key] < 1 for key in ("beta_start", "beta_end")):
-        raise CheckpointError(
-            f"{name}: beta_start {shown(scheduler['beta_start'])} and beta_end {shown(scheduler['beta_end'])}. Expected numbers between 0 and 1: copy the file again."
-        )
-    return schedules.from_betas(schedules.betas_for(scheduler))
+# ------------------------------------------------------------------ saying
 
 
-def _variance(scheduler, scheduler_class, name, channels, out_channels, unet_name):
-    """One of models.base.VARIANCES, or an error where the two files contradict each other."""
-    said = scheduler.get("variance_type")
-    if said is not None and (not isinstance(said, str) or said not in VARIANCE_OF):
-        raise CheckpointError(f"{name}: variance_type is {shown(said)}. Expected one of {', '.join(VARIANCE_OF)}: copy the file again.")
-    learned = said in ("learned", "learned_range")
-    if learned != (out_channels == 2 * channels):
-        expected = f"out_channels {2 * channels}" if learned else "variance_type learned or learned_range"
-        raise CheckpointError(
-            f"{name} says variance_type {said}, {unet_name} has {out_channels} channels out for {channels} in. Expected {expected}: copy both files of one model."
-        )
-    if learned or scheduler_class.startswith("DDPM"):
-        return VARIANCE_OF[said or "fixed_small"]
-    return "fixed_small"  # other samplers have no reverse variance of their own: the posterior's, as Ho et al. 2020
-
-
-def _weights_file(root, folder):
-    prefix = f"{folder}/" if folder else ""
-    for name in WEIGHT_FILES:
-        if (root / folder / name).is_file():
-            return prefix + name
-    if any((root / folder / name).is_file() for name in SHARDED):
-        raise CheckpointError(
-            f'The weights in {folder or "the folder"} are split over several files. Expected one: save the model again with save_pretrained(…, max_shard_size="100GB").'
-        )
-    raise CheckpointError(f"{prefix}{WEIGHT_FILES[0]} is missing. Expected the weights beside {prefix}config.json: copy the whole folder.")
-
-
-def _settings(scheduler, given, scheduler_class, scheduler_name, variance, shape, unet_name, weights_file):
-    """How each setting was decided: the file that says it, or "default" where diffusers' class fills it in."""
-    betas = ("trained_betas",) if scheduler["trained_betas"] else ("beta_schedule", "beta_start", "beta_end")
-    rows = [Setting("scheduler", scheduler_class, scheduler_name)]
-    for name in ("prediction_type", "num_train_timesteps", *betas, "rescale_betas_zero_snr"):
-        value = f"{len(scheduler[name])} numbers" if name == "trained_betas" else scheduler[name]
-        rows.append(Setting(name, value, scheduler_name if name in given else "default"))
-    said = given.get("variance_type") is not None and (variance.startswith("learned") or scheduler_class.startswith("DDPM"))
-    rows.append(Setting("variance", variance, scheduler_name if said else "default"))
-    rows.append(Setting("image_size", f"{shape[1]} x {shape[2]}", unet_name))
-    rows.append(Setting("channels", shape[0], unet_name))
-    rows.append(Setting("weights", weights_file, "inferred"))
-    return tuple(rows)
-
-
-def _info(parsed, weights):
-    width = "-".join(str(n) for n in _numbers(parsed.unet.get("block_out_channels", (224, 448, 672, 896))))
+def _info(parsed):
+    unet, noise = parsed.unet, parsed.noise
+    _, height, width = parsed.image_shape
+    rows = [*noise.settings, Setting("image_size", f"{height} x {width}", parsed.size_by), Setting("channels", parsed.image_shape[0], unet.config_name)]
+    notes, doubts = [], list(noise.notes)
+    if unet["num_class_embeds"] is not None:
+        rows.append(Setting("classes", unet["num_class_embeds"], unet.config_name))
+        notes.append("every image needs its class label; another label gives other numbers")
+    if parsed.autoencoder is not None:
+        part = parsed.autoencoder
+        rows += [Setting("latents", " x ".join(map(str, parsed.latents)), unet.config_name), parsed.scale]
+        rows.append(Setting("autoencoder", f"{part.cls} {part.width}, {part.parameters:,} parameters", part.config_name))
+        if parsed.scale.decided_by == "inferred":
+            doubts.append(f"{part.config_name} does not say its scaling_factor: {parsed.scale.value:g} is what files without one were trained with")
+        notes.append("losses are those of the autoencoder's latents; another scaling_factor would load as well and give other numbers")
+    if parsed.text is not None:
+        rows.append(Setting("text_encoder", f"CLIPTextModel, {parsed.text.parameters:,} parameters", parsed.text.config_name))
+        notes.append("without captions the empty one is used, without guidance; the captions of the training find members better")
+    if parsed.not_read:
+        notes.append(f"{' and '.join(parsed.not_read)} {'is' if len(parsed.not_read) == 1 else 'are'} not read: not part of the denoising")
+    rows.append(Setting("weights", unet.weights_name + (f": {unet.key}" if unet.key else ""), "inferred"))
     return CheckpointInfo(
         sha256=files_sha256(parsed.root, parsed.files),
         format=DiffusersFolder.name,
-        architecture=f"UNet2DModel {width}",
-        parameters=parameter_count(weights),
+        architecture=f"{unet.cls} {unet.width}",
+        parameters=unet.parameters,
         weights=parsed.weights_kind,
-        prediction_type=parsed.scheduler["prediction_type"],
-        train_timesteps=len(parsed.schedule),
+        prediction_type=noise.prediction_type,
+        train_timesteps=noise.steps,
         image_shape=parsed.image_shape,
-        settings=parsed.settings,
+        settings=tuple(rows),
+        confidence="incomplete" if noise.missing else "likely" if doubts else "certain",
         files=parsed.files,
+        missing=noise.missing,
+        notes=(*doubts, *notes),
     )
 
 
-def _build(parsed):
-    """UNet2DModel on the meta device, run once there: no memory, but every size and block is tried."""
-    from diffusers import UNet2DModel
-
-    known = set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"}
-    channels, height, width = parsed.image_shape
-    try:
-        with torch.device("meta"), torch.no_grad():
-            network = UNet2DModel(**{k: v for k, v in parsed.unet.items() if k in known})
-            out = network(torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64)).sample
-            if out.shape[-2:] != (height, width):
-                raise ValueError(f"{tuple(out.shape[-2:])} pixels out")
-    # Whatever diffusers raises for numbers that do not fit together, the finding is the same one line.
-    except Exception as error:
-        reason = shown(" ".join(str(error).split()) or error.__class__.__name__, 120)
-        raise CheckpointError(
-            f"config.json does not describe a UNet2DModel that can be built for {height} x {width} pixels ({reason}). Expected the file of the training: copy it again."
-        ) from None
-    return network
+# ------------------------------------------------------------------ building
 
 
-def _check_scheduler(parsed):
-    """Compare our float64 noise levels with those of the scheduler's own class."""
-    import diffusers
-
-    cls = getattr(diffusers, parsed.scheduler_class)
-    known = set(inspect.signature(cls.__init__).parameters) & (set(DDPM_DEFAULTS) - {"prediction_type"})
-    try:
-        own = cls(**{k: parsed.scheduler[k] for k in known}).alphas_cumprod
-    except Exception as error:  # NotImplementedError for a schedule that this class does not have, ValueError for others
-        raise CheckpointError(
-            f"{parsed.scheduler_class} refuses its configuration ({shown(' '.join(str(error).split()), 100)}). Expected the file of the training: check scheduler_config.json."
-        ) from None
-    schedules.check_against(parsed.schedule, own)
+def _denoiser(parsed, like=None):
+    """DiffusersDenoiser; like: one of the same checkpoint, whose networks it then shares."""
+    noise = parsed.noise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stderr belongs to our one error line
+        diffusers_scheduler.check(noise)
+        network, autoencoder, text = _networks(parsed) if like is None else (like.network, like.autoencoder, like.text)
+    classes = parsed.unet["num_class_embeds"]
+    return DiffusersDenoiser(network, noise.schedule, parsed.image_shape, noise.prediction_type, noise.variance, _info(parsed), classes, autoencoder, text)
 
 
-def _current_name(name):
-    """Tensor name in today's diffusers."""
-    parts = name.split(".")
-    if len(parts) > 2 and "attentions" in parts and parts[-2] in OLD_ATTENTION:
-        parts[-2] = OLD_ATTENTION[parts[-2]]
-    return ".".join(parts)
+def _networks(parsed):
+    """(network, Autoencoder or None, TextEncoder or None), the small ones first: a file that does not fit is refused before the large one is read."""
+    autoencoder, text, tokenizer = None, None, None
+    if parsed.text is not None:
+        part = parsed.text
+        tokenizer = read_tokenizer(parsed.root, "tokenizer", part["vocab_size"], part["max_position_embeddings"])
+        text = TextEncoder(tokenizer, build(part, lambda network: network(torch.zeros(1, 3, dtype=torch.int64)), "any text"))
+    if parsed.autoencoder is not None:
+        autoencoder = Autoencoder(build(parsed.autoencoder, lambda module: _try_autoencoder(module, parsed), _pixels(parsed.image_shape)), parsed.scale.value)
+    network = build(parsed.unet, lambda network: _try_unet(network, parsed), _pixels(parsed.latents))
+    return network, autoencoder, text
+
+
+def _pixels(shape):
+    return f"{shape[1]} x {shape[2]} pixels"
+
+
+def _try_unet(network, parsed):
+    channels, height, width = parsed.latents
+    cond = {}
+    if parsed.text is not None:
+        cond["encoder_hidden_states"] = torch.empty(1, 3, parsed.unet["cross_attention_dim"])
+    if parsed.unet["num_class_embeds"] is not None:
+        cond["class_labels"] = torch.zeros(1, dtype=torch.int64)
+    out = network(torch.empty(1, channels, height, width), torch.zeros(1, dtype=torch.int64), **cond).sample
+    if out.shape[-2:] != (height, width):
+        raise ValueError(f"{tuple(out.shape[-2:])} pixels out")
+
+
+def _try_autoencoder(module, parsed):
+    module = Autoencoder(module, 1.0)
+    latents = module.encode(torch.empty(1, *parsed.image_shape))
+    if tuple(latents.shape[1:]) != parsed.latents:
+        raise ValueError(f"latents of {tuple(latents.shape[1:])}, where the network takes {parsed.latents}")
+    if tuple(module.decode(latents).shape[1:]) != parsed.image_shape:
+        raise ValueError("pictures of another shape come back")

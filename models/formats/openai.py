@@ -10,7 +10,7 @@ import itertools
 
 import torch
 
-from models.base import Denoiser
+from models.base import Denoiser, labels_for
 from models.errors import CheckpointError
 from models.formats import openai_layout, openai_recipes, single_file
 from models.nets.openai_unet import ORDERS, Heads, OpenAIUNet
@@ -83,22 +83,6 @@ class OpenAIDenoiser(Denoiser):
         """Raw output, (N,C or 2C,H,W); cond: (N,) class labels of a class-conditional network."""
         t = t_network if self.scale is None else t_network.float() * self.scale
         return self.network(xt, t, None if self.classes is None else labels_for(cond, self.classes, xt))
-
-
-def labels_for(cond, classes, xt):
-    """int64 (N,) labels on the device of xt.
-
-    Raises: CheckpointError: none given, or outside 0 … classes - 1.
-    """
-    if cond is None:
-        raise CheckpointError(f"The model has {classes} classes and needs a label for every image. Expected cond of predict; audits of such models are not built yet.")
-    labels = torch.as_tensor(cond)
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.shape != xt.shape[:1]:
-        raise CheckpointError(f"Class labels are {labels.dtype} of shape {tuple(labels.shape)}. Expected one whole number for each of {len(xt)} images: correct cond.")
-    # on another device the look at the values would wait for it at every step; the caller checks them once
-    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise CheckpointError(f"Class labels run from {int(labels.min())} to {int(labels.max())}. Expected 0 to {classes - 1}, the model's {classes} classes: correct cond.")
-    return labels.to(device=xt.device, dtype=torch.int64)
 
 
 def _choices(parsed):

@@ -6,6 +6,7 @@ Shapes only; see models/nets/openai_unet.py:Layout. Rules checked on every publi
 import re
 
 from models.errors import CheckpointError
+from models.formats import foreign
 from models.nets.openai_unet import GROUPS, Layout
 from models.safety import shown
 
@@ -23,6 +24,8 @@ def short(name):
 def looks_like_one(shapes):
     """True for OpenAI's UNet and for what is built from its parts: classifiers, super-resolution, latent diffusion."""
     names = {short(name) for name in shapes}
+    if any(foreign.is_transformer(name) for name in names):
+        return False
     return all(mark in names for mark in MARKS) or any(name.startswith(LATENT_MARKS) for name in names)
 
 
@@ -49,6 +52,10 @@ def layout_of(shapes, file_name):
 
 def _refuse_kin(shapes, file_name):
     """Name what is built from the same parts and is no diffusion network of pictures."""
+    if any(name.startswith("conditioner.") for name in shapes):
+        raise CheckpointError(f"{file_name} is an SDXL file: two text encoders, told sizes and crops, are not supported. Expected Stable Diffusion 1 or 2 as a diffusers folder.")
+    if shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1:2] == (9,):
+        raise CheckpointError(f"{file_name} is an inpainting model: it takes a mask and the masked picture too. Expected a plain text-to-image model as a diffusers folder.")
     if any(name.startswith(LATENT_MARKS) or ".transformer_blocks." in name or ".proj_in." in name for name in shapes):
         raise CheckpointError(
             f"{file_name} is a latent diffusion (LDM or Stable Diffusion) file. Expected its diffusers folder: convert it with diffusers' from_single_file(…).save_pretrained(…)."

@@ -148,7 +148,7 @@ def test_a_missing_path_an_empty_folder_and_a_lone_part_are_refused(tmp_path, fo
     refused(open_checkpoint, tmp_path / "empty", match=r"not a checkpoint that is known here \(found: nothing\)")
     refused(open_checkpoint, folder / "model_index.json", match="one file of a checkpoint")
     refused(open_checkpoint, folder / "unet", match="no scheduler/scheduler_config.json")
-    refused(open_checkpoint, folder / "unet" / "diffusion_pytorch_model.safetensors", match="no configuration")
+    refused(open_checkpoint, folder / "unet" / "diffusion_pytorch_model.safetensors", match="no scheduler/scheduler_config.json, and train_timesteps, beta_schedule")
 
 
 def test_compressed_entries_in_a_torch_file_are_refused_before_they_are_inflated(tmp_path):
@@ -276,7 +276,7 @@ def test_diffusers_classes_that_are_not_supported_are_named(folder, name):
     refused(open_checkpoint, folder, match=name, exact=True)
 
 
-@pytest.mark.parametrize("pipeline", ["StableDiffusionPipeline", "LDMPipeline", "ScoreSdeVePipeline"])
+@pytest.mark.parametrize("pipeline", ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "ScoreSdeVePipeline", "LDMPipeline"])
 def test_other_pipelines_are_named(folder, pipeline):
     tiny.edit(folder / "model_index.json", _class_name=pipeline)
     refused(open_checkpoint, folder, match=pipeline, exact=True)
@@ -294,10 +294,56 @@ def test_code_beside_the_configuration_is_named_and_not_run(folder, canary, plac
     assert place in refused(open_checkpoint, folder, kind=UnsafeCheckpoint, match="brings code")
 
 
-@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
-def test_auto_map_is_refused(folder, canary, name):
-    tiny.edit(folder / name, auto_map={"UNet2DModel": "my_unet.UNet2DModel"})
-    refused(open_checkpoint, folder, kind=UnsafeCheckpoint, match="auto_map")
+@pytest.fixture
+def pipeline(tmp_path):
+    """A Stable Diffusion pipeline, which has every kind of component."""
+    made = tmp_path / "pipeline"
+    tiny.save_stable_diffusion(made)
+    return made
+
+
+CONFIGURATIONS = ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json", "vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize(("key", "value"), [("auto_map", {"UNet2DModel": "my_unet.UNet2DModel"}), ("trust_remote_code", True), ("custom_pipeline", "pipeline.py")])
+def test_a_configuration_that_asks_for_code_is_refused(pipeline, canary, name, key, value):
+    tiny.edit(pipeline / name, **{key: value})
+    refused(open_checkpoint, pipeline, kind=UnsafeCheckpoint, match=f"{name} names code to load .{key}")
+
+
+@pytest.mark.parametrize("place", ["vae/vae.py", "text_encoder/modeling.py", "tokenizer/tokenization.py", "tokenizer/merges.so", "pipeline.py"])
+def test_code_beside_any_component_is_named_and_not_run(pipeline, canary, place):
+    (pipeline / place).write_text(f"open({str(canary)!r}, 'w')")
+    assert place in refused(open_checkpoint, pipeline, kind=UnsafeCheckpoint, match="brings code")
+
+
+@pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model", "text_encoder/model", "unet/diffusion_pytorch_model"])
+def test_a_pickle_that_runs_code_in_any_component_is_not_run(pipeline, canary, part):
+    (pipeline / f"{part}.safetensors").unlink()
+    torch.save({"encoder.conv_in.weight": Bomb(canary)}, pipeline / f"{part.replace('r/model', 'r/pytorch_model')}.bin")
+    refused(open_checkpoint, pipeline, kind=UnsafeCheckpoint, match="system")
+    refused(inspect_checkpoint, pipeline, kind=UnsafeCheckpoint, match="system")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("name", [*CONFIGURATIONS[1:], "tokenizer/vocab.json", "vae/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize("target", ["/dev/zero", "/etc", "/nowhere", "secret"])
+def test_links_to_devices_folders_and_other_files_are_refused_and_never_shown(pipeline, tmp_path, name, target):
+    (tmp_path / "secret").write_text("root:x:0:0 do not show me")
+    (pipeline / name).unlink()
+    (pipeline / name).symlink_to(tmp_path / target if target == "secret" else target)
+    text = refused(open_checkpoint, pipeline)
+    assert "root:x" not in text and "do not" not in text
+
+
+def test_links_to_the_right_files_are_read_as_the_cache_of_the_hub_has_them(pipeline, tmp_path):
+    before = inspect_checkpoint(pipeline)
+    for number, file in enumerate(sorted(p for p in pipeline.rglob("*") if p.is_file())):
+        blob = tmp_path / f"blob{number}"
+        file.rename(blob)
+        file.symlink_to(blob)
+    assert open_checkpoint(pipeline).info == before
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler", "os.system", "__import__", ["os", "system"], 3])
@@ -328,8 +374,9 @@ CONFIG_LIES = [
     ("unet/config.json", {"in_channels": 4}, "in_channels is 4"),
     ("unet/config.json", {"in_channels": True}, "in_channels is true"),
     ("unet/config.json", {"out_channels": 5}, "out_channels is 5"),
-    ("unet/config.json", {"out_channels": 2}, "2 channels out for 1 in"),
-    ("unet/config.json", {"num_class_embeds": 10}, "class labels .num_class_embeds 10., which is not supported yet"),
+    ("unet/config.json", {"out_channels": 2}, "two channels out for each in"),
+    ("unet/config.json", {"num_class_embeds": 10}, "has no tensor class_embedding.weight"),
+    ("unet/config.json", {"num_class_embeds": 10**9}, "num_class_embeds is"),
     ("unet/config.json", {"class_embed_type": "timestep"}, "class labels"),
     ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "says variance_type learned_range"),
     ("scheduler/scheduler_config.json", {"variance_type": "mine"}, "variance_type is mine"),
@@ -379,9 +426,9 @@ def test_a_huge_network_is_refused_without_its_memory(folder):
     """16,000 channels pass the sanity limits; built for real they would take 100 GB. The address space is limited to prove that nothing is taken."""
     tiny.edit(folder / "unet" / "config.json", block_out_channels=[16_000, 16_000], norm_num_groups=4, layers_per_block=8)
     code = (
-        "import resource, sys\nimport torch; from diffusers import UNet2DModel\nfrom models.checkpoint import open_checkpoint\nfrom models.errors import CheckpointError\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"try:\n open_checkpoint({str(folder)!r})\nexcept CheckpointError as error:\n print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, error)"
+        "import sys\nimport torch; from diffusers import UNet2DModel\nfrom models.checkpoint import open_checkpoint\nfrom models.errors import CheckpointError\n"
+        f"{tiny.PEAK}before = peak()\n"
+        f"try:\n open_checkpoint({str(folder)!r})\nexcept CheckpointError as error:\n print(peak() - before, error)"
     )
 
     resource = pytest.importorskip("resource")  # not on Windows
@@ -473,7 +520,7 @@ def spoil(folder, change):
     ("change", "match"),
     [
         (lambda s: s.pop("conv_out.bias"), "has no tensor conv_out.bias"),
-        (lambda s: s.update(stranger=torch.zeros(1)), "holds stranger, which config.json has no place for"),
+        (lambda s: s.update(stranger=torch.zeros(1)), "holds stranger, which unet/config.json has no place for"),
         (lambda s: s.update({"conv_in.weight": torch.zeros(8, 3, 3, 3)}), "conv_in.weight is 8 x 3 x 3 x 3 in the weights, 8 x 1 x 3 x 3 by the configuration"),
         (lambda s: s["conv_in.weight"].view(-1)[5].fill_(torch.nan), "conv_in.weight holds NaN or infinity"),
         (lambda s: s["conv_out.bias"].fill_(torch.inf), "conv_out.bias holds NaN or infinity"),

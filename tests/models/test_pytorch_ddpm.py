@@ -10,7 +10,7 @@ import torch
 from audit.probes import measure
 from models import open_checkpoint
 from models.checkpoint import inspect_checkpoint
-from models.errors import CheckpointError
+from models.errors import CheckpointError, UnsafeCheckpoint
 from models.nets.ddpm_unet import DDPMUNet
 from tests.models import openai_reference as reference
 
@@ -203,6 +203,15 @@ FOREIGN = {
     "lora": ({"unet.down_blocks.0.attn.to_q.lora_A.weight": torch.zeros(2, 2)}, "is a LoRA"),
     "dit": ({"blocks.0.adaLN_modulation.1.weight": torch.zeros(2, 2)}, "diffusion transformer"),
     "edm": ({"ema": {"model.map_layer0.weight": torch.zeros(2, 2)}}, "EDM network"),
+    "sd3 single file": ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(2, 2)}, "DiT, SD3 or FLUX"),
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2), "single_blocks.0.linear1.weight": torch.zeros(2)}, "DiT, SD3 or FLUX"),
+    "sdxl single file": ({"conditioner.embedders.0.x": torch.zeros(2), "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3)}, "an SDXL file"),
+    "inpainting single file": ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3), "first_stage_model.x": torch.zeros(1)}, "an inpainting model"),
+    "stable diffusion single file": ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3), "first_stage_model.x": torch.zeros(1)}, "from_single_file"),
+    "kohya lora": ({"lora_unet_down_blocks_0.alpha": torch.zeros(1)}, "is a LoRA"),
+    "controlnet": ({"control_model.input_blocks.0.0.weight": torch.zeros(2, 2)}, "is a ControlNet"),
+    "text encoder alone": ({"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2)}, "is a text encoder"),
+    "autoencoder alone": ({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(2, 2)}, "a diffusers autoencoder, one part of a latent model"),
     "diffusers network alone": ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(2, 2)}, "no configuration: a diffusers network"),
 }
 
@@ -214,4 +223,20 @@ def test_other_families_are_refused_by_name(tmp_path, name):
     for action in (open_checkpoint, inspect_checkpoint):
         with pytest.raises(CheckpointError, match=match) as caught:
             action(tmp_path / "model-10.pt")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pt"])
+def test_pickles_of_nvlabs_are_named_and_never_unpickled(tmp_path, suffix, monkeypatch):
+    """network-snapshot-*.pkl of EDM brings its own Python source."""
+    path = tmp_path / f"network-snapshot-000001{suffix}"
+    path.write_bytes(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x17torch_utils.persistence\x8c\x1b_reconstruct_persistent_obj\x93.")
+
+    def load(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(torch, "load", load)
+    for action in (open_checkpoint, inspect_checkpoint):
+        with pytest.raises(UnsafeCheckpoint, match="a pickle of NVlabs' EDM") as caught:
+            action(path)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
