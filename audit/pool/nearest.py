@@ -10,10 +10,10 @@ SPACES = ("pixels", "lowpass")
 
 
 class Nearest:
-    """Tables, axis "feature", L2 over all pixels of pictures in [-1, 1]; a column that holds nothing (a small pool) is NaN.
+    """Tables, axis "feature", L2 over all pixels of pictures in [-1, 1]; where there are fewer to measure, the last one repeats.
 
     nearest_SPACE            (N,21)  distances to the 21 nearest samples, smallest first
-    nearest_SPACE_mirrored   (N,21)  the same with every sample and its mirror image in the pool
+    nearest_SPACE_mirrored   (N,21)  the same of the image and its mirror image together
     neighbours_SPACE         (N,20)  distances to the 20 nearest other query images; near duplicates, which share a cluster, do not count
     nearest_sample           (N,2)   index in the pool of the nearest sample, by pixels and by low-pass pixels; exact in float32 below 16 million
 
@@ -26,7 +26,6 @@ class Nearest:
     VERSION = 1
     TABLES = {f"nearest_{space}{mirrored}": NEIGHBOURS + 1 for space in SPACES for mirrored in ("", "_mirrored")}
     TABLES |= {f"neighbours_{space}": NEIGHBOURS for space in SPACES} | {"nearest_sample": 2}
-    FROM_POOL = tuple(name for name in TABLES if not name.startswith("neighbours"))  # of a reference's pool only these
 
     def measure(self, queries, first, stop, clusters, pool, device, should_stop=None):
         """{table: float32 (1,n,K)} of query images first … stop-1.
@@ -49,7 +48,15 @@ class Nearest:
                 others = nearest(mine, queries, NEIGHBOURS, device, transform, lambda a, b: clusters[first:stop, None] == clusters[None, a:b], should_stop)
                 made[f"neighbours_{space}"] = others.distance
         made["nearest_sample"] = np.stack(which, axis=1)
-        return {name: np.where(np.isfinite(values), values, np.nan).astype(np.float32)[None] for name, values in made.items()}
+        return {name: _filled(values).astype(np.float32)[None] for name, values in made.items()}
+
+
+def _filled(values):
+    """(n,K) with the last finite value of a row in place of what is missing behind it; NaN where a row has none."""
+    there = np.isfinite(values)
+    last = np.maximum.accumulate(np.where(there, np.arange(values.shape[1]), 0), axis=1)
+    filled = np.take_along_axis(values, last, axis=1)
+    return np.where(np.isfinite(filled), filled, np.nan)
 
 
 class _Rows:
