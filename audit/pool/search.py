@@ -1,7 +1,8 @@
 """Exact nearest neighbours of many pictures among many, in blocks: one matrix product per block finds candidates, and the candidates' distances are computed anew.
 
 |x - g|^2 = |x|^2 + |g|^2 - 2 x.g loses all digits in float32 where x and g are nearly the same picture, the very case that matters. So a block keeps a few more
-candidates than asked for, their differences are taken pixel by pixel and summed in float64, and a row whose last candidate could still hide a nearer one is compared with everything.
+candidates than asked for, their differences are taken pixel by pixel and summed in float64, and a row whose last candidate could still hide a nearer one is
+compared with everything.
 """
 
 from dataclasses import dataclass

@@ -74,8 +74,8 @@ def test_pages_of_pairs_and_of_samples_follow_the_address(place):
 def test_damaged_evidence_is_said(place):
     (place / "drawn" / "pool" / "samples.json").write_text("{")
     assert "are not in the run folder" in text_of(open_page("samples", run="drawn"))
-    (place / "drawn" / "pool" / "samples.json").write_text(json.dumps({"shown": [10**7], "pairs": []}))
-    at = open_page("samples", run="drawn")
+    (place / "alone" / "pool" / "samples.json").write_text(json.dumps({"shown": [10**7], "pairs": []}))
+    at = open_page("samples", run="alone")
     assert "No attack of this run compared images with the samples." in text_of(at) and "no picture" in text_of(at)
 
 
