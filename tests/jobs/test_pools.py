@@ -20,6 +20,7 @@ from audit.request import Request
 from models.base import Denoiser
 from tests.jobs.pair import pictures, save_pictures
 from tests.jobs.test_driver_inline import driver, fail_in, no_background_worker, run  # noqa: F401, the fixture acts by being here
+from tests.jobs.test_sources import base  # noqa: F401, a fixture
 
 BOTH = ("nearest", "nearest_calibrated")
 
@@ -100,7 +101,7 @@ def test_a_pool_is_shared_by_runs_and_goes_on_where_it_stopped_with_the_same_byt
     assert other.state == "done" and len(pool_folders(home)) == 2
 
 
-def test_a_reference_gets_a_pool_of_its_own(home, drawn, base):
+def test_a_reference_gets_a_pool_of_its_own(home, drawn, base):  # noqa: F811
     job = run(home, drawn(reference=base, pool_sampler=None))
     assert job.state == "done" and len(pool_folders(home)) == 2
     opened = open_run(job.folder)
