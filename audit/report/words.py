@@ -55,6 +55,7 @@ NOT_EVIDENCE = {
 }
 MORE_IMAGES = 4  # "n2 images a side would show mda2": four times as many halve the smallest visible leak
 LIST_LENGTH = 3
+NAMED = 5  # attacks left out for one reason that are named one by one
 NEAREST = ("nearest", "nearest_calibrated")
 NULL_IS_WEAK = "That no sample lies close to the members is weak evidence"
 RESULT_OF = {"flags": "flagged", "set_level": "p_value", "epsilon_lower_bound": "value"}  # the field that is empty where a part has no result
@@ -172,7 +173,7 @@ def _failed(report):
     alike = {}
     for row in rows:
         alike.setdefault(row["reason"], []).append(title_of(row["name"]))
-    listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in alike.items())
+    listed = "; ".join(f"{', '.join(titles if len(titles) <= NAMED else [*titles[: NAMED - 1], f'{len(titles) - NAMED + 1} more'])} ({reason})" for reason, titles in alike.items())
     return [f"{len(rows)} of {len(report['attacks'])} attacks did not run: {listed}."]
 
 
