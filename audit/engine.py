@@ -186,7 +186,7 @@ def _measure_probe(denoiser, x0, probe, plan, noise, watchers, cond, second):
     defined = probe.defined(denoiser, plan.timesteps)
     if probe.SECOND is not None and not denoiser.pixel_space and second is None:
         second = encoded(denoiser, probe.SECOND(decoded(denoiser, x0)))
-    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), _device_of(denoiser), noise, cond, second)
+    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), device_of(denoiser), noise, cond, second)
     out = np.full((len(probe.TABLES), plan.draws, len(x0), len(plan.timesteps)), np.nan, dtype=np.float32)
     if source.total:
         values = _run(denoiser, probe, plan, source, *watchers)
@@ -260,7 +260,7 @@ def arithmetic(precision, device):
         matmul.fp32_precision, conv.fp32_precision = before
 
 
-def _device_of(denoiser):
+def device_of(denoiser):
     """Where the network's weights are, put into the layout that this device likes; the CPU for a denoiser without weights."""
     parameter = next(denoiser.network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
@@ -352,7 +352,7 @@ def _timer(denoiser, plan, device, x0=None, cond=None):
     columns = np.flatnonzero(probe.defined(denoiser, plan.timesteps).any(axis=0))
     if not len(columns):
         raise RequestError("None of the timesteps can be measured on this model: its schedule keeps no signal there. Choose less noisy timesteps.")
-    _device_of(denoiser)
+    device_of(denoiser)
     source = RowSource(as_images(x0), plan, probe, columns, device, cond=as_cond(cond, denoiser, len(x0)))
     start = source.total // 2  # t = 0 costs a little more than the rest
 

@@ -34,6 +34,9 @@ def shares(costs, asked, budget, api=False):
     skipped |= over
     payers, found = {}, {}
     for name in [*running, *(name for name in ATTACKS if name not in running)]:
+        if not ATTACKS[name].card.probes:
+            found[name] = Share(0, 0, 0.0)
+            continue
         probes = ATTACKS[name].card.probes
         new = [probe for probe in probes if probe not in payers]
         calls, once = (sum(costs["probes"][probe][k] for probe in new) for k in (0, 1))

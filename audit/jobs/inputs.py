@@ -8,13 +8,13 @@ from audit.errors import RequestError
 
 INPUTS = ("checkpoint", "members", "nonmembers")
 WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members", "reference": "reference checkpoint"}
-WORDS |= {"labels": "file of class labels", "captions": "file of captions"}
-OPTIONAL = ("reference", "labels", "captions")
+WORDS |= {"labels": "file of class labels", "captions": "file of captions", "pool": "sample pool"}
 
 
 def given(request):
     """Names of the inputs that a Request has."""
-    return (*INPUTS, *(name for name in OPTIONAL if getattr(request, name) is not None))
+    names = [name for name in (*INPUTS, "reference", "labels", "captions") if getattr(request, name) is not None]
+    return (*names, "pool") if isinstance(request.pool, str) else tuple(names)
 
 
 def fingerprint(path):
@@ -40,7 +40,7 @@ def fingerprint(path):
 
 
 def fingerprints(request):
-    """{input: fingerprint} of a Request; those of OPTIONAL only where they were given."""
+    """{input: fingerprint} of a Request, only of those that it has."""
     return {name: fingerprint(getattr(request, name)) for name in given(request)}
 
 

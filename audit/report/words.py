@@ -27,6 +27,7 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     features_sentence,
     finding,
     flags_sentences,
+    has_checkpoint,
     headline_auc,
     provenance_sentence,
     reference_of,
@@ -54,6 +55,9 @@ NOT_EVIDENCE = {
 }
 MORE_IMAGES = 4  # "n2 images a side would show mda2": four times as many halve the smallest visible leak
 LIST_LENGTH = 3
+NAMED = 5  # attacks left out for one reason that are named one by one
+NEAREST = ("nearest", "nearest_calibrated")
+NULL_IS_WEAK = "That no sample lies close to the members is weak evidence"
 RESULT_OF = {"flags": "flagged", "set_level": "p_value", "epsilon_lower_bound": "value"}  # the field that is empty where a part has no result
 SPLIT_COMMAND = "python -m audit split FOLDER"
 
@@ -128,6 +132,7 @@ def not_tested(report):
     out += [PROVENANCE_NOT_CHECKED] if provenance is None else [] if provenance["kind"] == "manifest" else [provenance_sentence(report)]
     ran = {row["threat_model"] for row in done_rows(report)}
     out += [f"{model[0].upper()}{model[1:]} attacks, {words}: none ran" for model, words in ACCESS.items() if model not in ran]
+    out += weak_null(report)
     said = ("blind_baseline", "verdict.claims", "queries.provenance")
     out += [f"{text[0].upper()}{text[1:]}" for name, text in (report.get("not_checked") or {}).items() if name not in said]
     for name, what in (("nonmembers_twice", "Non-members against non-members"), ("planted_leak", f"Whether a planted {finding(report)} is found")):
@@ -143,9 +148,19 @@ def not_tested(report):
     return [*out, *_failed(report), *_not_resolvable(report), *blind_power(report), NOT_SEEN_ALWAYS]
 
 
+def weak_null(report):
+    """[one sentence] where nearest samples found nothing: what that is worth; [] where they did, or did not run."""
+    ran = [row for row in done_rows(report) if row["name"] in NEAREST]
+    if not ran or any(clears_chance(row["auc"]) for row in ran):
+        return []
+    pool = report.get("pool") or {}
+    many = f"{fmt.count(pool['images'])} samples" if pool.get("images") else "samples"
+    return [f"{NULL_IS_WEAK}: {many} show few of the training images, and other attackers see more in them"]
+
+
 def limits(report):
     """What the report does not say: the two standing sentences, how the split was drawn, and what trained-on non-members would change."""
-    said = [*LIMITS, provenance_sentence(report)]
+    said = [*LIMITS, *(f"{text}." for text in weak_null(report)), provenance_sentence(report)]
     line = contamination(report)
     said += [line] if line else []
     return [*said, CROSS_FITTED_LIMIT] if report["queries"]["split"] == "cross-fitted" else said
@@ -158,7 +173,7 @@ def _failed(report):
     alike = {}
     for row in rows:
         alike.setdefault(row["reason"], []).append(title_of(row["name"]))
-    listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in alike.items())
+    listed = "; ".join(f"{', '.join(titles if len(titles) <= NAMED else [*titles[: NAMED - 1], f'{len(titles) - NAMED + 1} more'])} ({reason})" for reason, titles in alike.items())
     return [f"{len(rows)} of {len(report['attacks'])} attacks did not run: {listed}."]
 
 
@@ -181,11 +196,9 @@ def _high(report):
         reason = f"Members score higher than non-members beyond chance ({fmt.p_value(report['permutation']['p_value'])}, permutation test over all attacks)."
     else:
         reason = f"An attacker {ACCESS[head['threat_model']]} ranks a random member above a random non-member in at least {fmt.percent_down(lead['low'])} of cases."
-    return (
-        "This checkpoint gives its training images away.",
-        reason,
-        "do not release these weights. Remove duplicates, train for fewer epochs or with flips, audit again and compare.",
-    )
+    what, kept = ("This checkpoint gives", "do not release these weights") if has_checkpoint(report) else ("These samples give", "do not show such samples")
+    train = "Remove duplicates, train for fewer epochs or with flips, audit again and compare."
+    return f"{what} {'its' if has_checkpoint(report) else 'their model’s'} training images away.", reason, f"{kept}. {train}"
 
 
 def _elevated(report):

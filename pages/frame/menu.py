@@ -32,6 +32,7 @@ MENU = (
     MenuLine("Evidence", "trajectories", "Loss trajectories", "timeline"),
     MenuLine("Evidence", "truncation", "Truncation", "content_cut"),
     MenuLine("Evidence", "images", "Images", "imagesmode"),
+    MenuLine("Evidence", "samples", "Samples", "photo_library"),
     MenuLine("Compare", "attacks", "Which attack?", "scatter_plot"),
     MenuLine("Share", "report", "Report", "description"),
 )

@@ -270,6 +270,8 @@ def share_words(card, share):
 
     Args: card: of the attack; share: audit.pricing.Share, or None.
     """
+    if "pool" in card.needs:
+        return "needs samples, which the command line gives (--pool)"
     if share is None:
         return f"measured by {', '.join(card.probes)}"
     if share.skipped:
