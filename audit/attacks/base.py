@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from audit.errors import RequestError
+from audit.sources import TARGET
 
 THREAT_MODELS = ("white-box", "gray-box", "black-box")
 
@@ -36,6 +37,7 @@ class Card:
         name: canonical (INTERFACE); short: at most 12 characters, for charts; title: for headings.
         threat_model: one of THREAT_MODELS; equation: in words; source; differs: from the source, or "".
         settings: what a user may fix; probes: names in audit.probes; tables: tables it reads; weaknesses: known ones.
+        on: the source that its probes are run on, as in audit.sources: the target, or a surrogate.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Card:
     probes: tuple[str, ...]
     tables: tuple[str, ...]
     weaknesses: tuple[str, ...]
+    on: str = TARGET
 
     def to_json(self):
         """Plain dict for `audit attacks --json`."""
@@ -64,6 +67,7 @@ class Attack(Protocol):
     score_draw(tables, choice, draw, images): the same from one noise draw.
     calls_at_setting(tables, choice): network calls per image that this choice alone needs.
     calls_per_image(tables): network calls per image as run, the whole grid included.
+    one_draw (False where it is left out): its tables hold a single draw of noise, so how much the draw matters is not known.
     """
 
     card: Card

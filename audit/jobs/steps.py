@@ -19,7 +19,7 @@ from audit import __version__
 from audit.api import Api
 from audit.errors import HomeError
 from audit.files import write_json
-from audit.jobs import tasks
+from audit.jobs import surrogate, tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
@@ -27,6 +27,7 @@ from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
+from audit.sources import SURROGATE
 
 POLL_S = 0.25
 REFERENCE_FIELDS = ("sha256", "format", "architecture", "parameters")  # of the reference, in report.json
@@ -97,6 +98,7 @@ class Audit:
         self._prepare_images(before)
         ticket.phase("Self-test")
         self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count)
+        self._train_surrogate()
         self._plan_shards()
         self._measure()
         require_unchanged(self.request, before)
@@ -141,11 +143,29 @@ class Audit:
         self.ticket.update(total_images=self.count, total_calls=self.facts.calls(self.count))
         self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
 
+    def _train_surrogate(self):
+        """Where attacks ask a surrogate: train it, and measure it beside the target; their reason where it cannot be used."""
+        self.surrogate, self.others, self.failed = None, {}, {}
+        names = surrogate.asked(self.request)
+        if not names:
+            return
+        self.surrogate, reason = surrogate.prepare(self, self.pool_images, self.pool)
+        if self.surrogate is None:
+            self.failed = dict.fromkeys(names, reason)
+            return
+        self.place = surrogate.beside(self.place, self.surrogate)
+        self.others = {SURROGATE: self.surrogate.facts.plan}
+        self.facts = tasks.joined(self.facts, self.surrogate.facts, SURROGATE)
+        self.ticket.update(total_calls=self.facts.calls(self.count))
+
     def _key(self):
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
         added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
         added |= {"api": self.request.api} if self.request.api else {}
+        if self.surrogate:
+            plan = {k: v for k, v in self.surrogate.facts.plan.items() if k != "batch_size"}
+            added["surrogate"] = {"sha256": self.surrogate.info["sha256"], "settings": plan}
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
@@ -160,16 +180,21 @@ class Audit:
         kept = self.shards_at.read_plan()
         if kept is None:
             self.ticket.phase("Finding the batch size")
-            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan)
+            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan, self.others)
             self._check_disk()
             size = self.config.shard_images or images_per_shard(self.config.shard_seconds, probed.seconds_per_call, self.facts.calls_per_image, self.facts.values_per_image)
             kept = {"batch_size": int(probed.batch_size), "shard_images": int(min(size, self.count)), "seconds_per_call": float(probed.seconds_per_call)}
             kept["threads"] = self.engine.threads
             self.shards_at.write_plan(**kept)
         self.place = dataclasses.replace(self.place, threads=kept["threads"])
-        self.settings = self.facts.plan | {"batch_size": kept["batch_size"]}
+        self._set_batch_size(kept["batch_size"])
         self.shards = cut(self.count, kept["shard_images"])
         self.ticket.log.write(f"{len(self.shards)} shards of at most {kept['shard_images']} images, batch size {kept['batch_size']}, {kept['seconds_per_call']:.3g} s a call")
+
+    def _set_batch_size(self, size):
+        """Of every model that is measured."""
+        self.settings = self.facts.plan | {"batch_size": size}
+        self.others = {source: plan | {"batch_size": size} for source, plan in self.others.items()}
 
     def _check_disk(self):
         timesteps, tables = len(self.facts.plan["timesteps"]), self.facts.full_tables
@@ -213,7 +238,7 @@ class Audit:
             while todo and len(flying) < window and not self.ticket.must_stop:
                 shard = todo.pop()
                 label = f"Shard {shard.index + 1} of {len(self.shards)} (images {shard.first + 1} to {shard.stop})"
-                handle = self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, device=True)
+                handle = self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, self.others, device=True)
                 flying[handle.label] = handle, shard
             finished = self.engine.wait([handle for handle, _ in flying.values()], POLL_S)
             for handle in finished:
@@ -236,7 +261,7 @@ class Audit:
         tables, seconds, batch_size = value_of(outcome)
         if batch_size < self.settings["batch_size"]:
             self.ticket.log.write(f"the device's memory was too small: batch size {batch_size} from here on")
-            self.settings = self.settings | {"batch_size": batch_size}
+            self._set_batch_size(batch_size)
         self.shards_at.write(shard, tables, seconds)
         self.seconds[shard.index] = seconds
         self._new_images += shard.images
@@ -289,6 +314,8 @@ class Audit:
                 "afterimage": __version__, "torch": self.opened.torch_version, "diffusers": self.opened.diffusers_version,
                 "numpy": np.__version__, "python": platform.python_version(),
             },
+            "surrogate": self.surrogate and self.surrogate.to_json(self.request, self.pool),
+            "failed": self.failed,
             "warnings": list(self.facts.warnings),
             "seconds": time.time() - job.started + self.kept_seconds,
         }  # fmt: skip
