@@ -11,18 +11,18 @@ from audit import __version__
 from audit.cli_gate import gate, gate_flags, path_given
 from audit.errors import AuditError, RequestError
 from audit.presets import PRESETS
-from audit.request import DEVICES, PRECISIONS
+from audit.request import DEFAULT_POOL_STEPS, DEVICES, PRECISIONS, SAMPLERS
 from models.overrides import OVERRIDES
 
 SPLIT_FLAGS = {"manifest": "randomised_split", "randomised_split": "manifest"}  # each and what it excludes
 RUN_NAMES = ("checkpoint", "members", "nonmembers", "out", "name", "preset", "attacks", "timesteps", "draws", "seed", "budget", "batch_size", "device", "precision")
-RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference", "api")
+RUN_NAMES += (*SPLIT_FLAGS, "claimed_dp", "reference", "api", "pool", "pool_sampler", "pool_steps")
 OVERRIDE_FLAGS = {"whole": "N", "number": "X", "text": "TEXT"}  # what stands for a value in --help; choices show themselves
 KINDS = {"attacks": (str, list), "settings": (dict,), "randomised_split": (bool,), "claimed_dp": (str, list, int, float)}  # of the configuration file; the rest:
-KINDS["api"] = (str, dict)
-KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size"), (int,))
+KINDS |= {"api": (str, dict), "pool": (str, int)}
+KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size", "pool_steps"), (int,))
 EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
-EXPECTED["api"] = "KEY=VALUE,… such as steps=20,bits=8"
+EXPECTED |= {"api": "KEY=VALUE,… such as steps=20,bits=8", "pool": "a number of samples, or a path"}
 OK, COULD_NOT_RUN, INCONCLUSIVE, INTERRUPTED = 0, 2, 3, 130
 
 
@@ -125,6 +125,9 @@ def _run_flags(run):
     drawn.add_argument("--randomised-split", action="store_true", default=None, help="your word that the split was drawn at random before training")
     run.add_argument("--reference", type=path_given, metavar="P", help="a checkpoint not trained on the members, such as the base of a fine-tune: its scores are subtracted")
     run.add_argument("--api", metavar="KEY=VALUE,…", help="attack only what an API shows: steps=20,bits=8,noise=0.02,jpeg=75; white-box attacks are skipped")
+    run.add_argument("--pool", type=path_given, metavar="DIR|N", help="generated images (--checkpoint may then be left out), or how many samples to draw: for black-box attacks")
+    run.add_argument("--pool-sampler", metavar="|".join(SAMPLERS), help="how samples are drawn (ddim)")
+    run.add_argument("--pool-steps", type=_whole, metavar="N", help=f"steps of ddim ({DEFAULT_POOL_STEPS})")
     run.add_argument("--claimed-dp", metavar="EPS,DELTA", help="a claimed differential privacy to check, such as 3,1e-5")
     _override_flags(run)
 
@@ -165,8 +168,12 @@ def request_from(args):
             given[name] = getattr(args, name)
             if name in SPLIT_FLAGS:  # a flag wins over the file's other way to say it
                 given.pop(SPLIT_FLAGS[name], None)
+    pool = _pool(given)
     for name in ("checkpoint", "members", "nonmembers"):
         if not given.get(name):
+            if name == "checkpoint" and isinstance(pool, str):
+                given[name] = None
+                continue
             raise RequestError(f"--{name} is missing. Expected a path{' to a checkpoint' if name == 'checkpoint' else ' to a folder, .zip or .npz of images'}.")
         path = _resolved(name, given[name])
         if not path.exists():
@@ -189,9 +196,24 @@ def request_from(args):
     given["attacks"] = choose(attacks) if attacks else ()
     check_settings(given.get("settings", {}))
     given["overrides"] = overrides_from(args, {name: given.pop(name) for name in OVERRIDES if name in given})
-    given.setdefault("name", Path(given["checkpoint"]).stem)
+    given.setdefault("name", Path(given["checkpoint"] or pool).stem)
     out = given.pop("out", None)
     return Request.from_json(given), out and _resolved("out", out)
+
+
+def _pool(given):
+    """The number of samples, or the absolute path of generated images, put back into `given`; None without either. Raises RequestError."""
+    pool = given.get("pool")
+    if isinstance(pool, str) and pool.strip().isascii() and pool.strip().isdecimal():
+        pool = int(pool)
+    elif isinstance(pool, str):
+        path = _resolved("pool", pool)
+        if not path.exists():
+            raise RequestError(f"--pool: {path.name} was not found. Expected a number of samples to draw, or a folder, .zip or .npz of generated images.")
+        pool = str(path)
+    if pool is not None:
+        given["pool"] = pool
+    return pool
 
 
 def _resolved(name, text):

@@ -24,7 +24,7 @@ VARIABLES = {  # name: (default in words, meaning)
     "AUDIT_TLS_CERT": ("none", "PEM file of this machine's certificate for AUDIT_SCHEDULER."),
     "AUDIT_TLS_KEY": ("none", "PEM file of the key of AUDIT_TLS_CERT."),
 }
-SUBFOLDERS = ("inbox", "checkpoints", "images", "runs", "tmp")
+SUBFOLDERS = ("inbox", "checkpoints", "images", "pools", "runs", "tmp")
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "lustre", "glusterfs", "fuse.glusterfs", "ceph")
 
 

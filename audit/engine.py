@@ -174,7 +174,7 @@ def _measure_probe(denoiser, x0, probe, plan, noise, watchers):
     """{table: float32 (S,n,K)} of one probe. Args: plan: of this probe alone; watchers: as in measure_block."""
     _check_timesteps(plan.timesteps, len(denoiser.schedule))
     defined = probe.defined(denoiser, plan.timesteps)
-    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), _device_of(denoiser), noise)
+    source = RowSource(x0, plan, probe, np.flatnonzero(defined.any(axis=0)), device_of(denoiser), noise)
     out = np.full((len(probe.TABLES), plan.draws, len(x0), len(plan.timesteps)), np.nan, dtype=np.float32)
     if source.total:
         values = _run(denoiser, probe, plan, source, *watchers)
@@ -248,7 +248,7 @@ def arithmetic(precision, device):
         matmul.fp32_precision, conv.fp32_precision = before
 
 
-def _device_of(denoiser):
+def device_of(denoiser):
     """Where the network's weights are, put into the layout that this device likes; the CPU for a denoiser without weights."""
     parameter = next(denoiser.network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
@@ -339,7 +339,7 @@ def _timer(denoiser, plan, device, x0=None):
     columns = np.flatnonzero(probe.defined(denoiser, plan.timesteps).any(axis=0))
     if not len(columns):
         raise RequestError("None of the timesteps can be measured on this model: its schedule keeps no signal there. Choose less noisy timesteps.")
-    _device_of(denoiser)
+    device_of(denoiser)
     source = RowSource(as_images(x0), plan, probe, columns, device)
     start = source.total // 2  # t = 0 costs a little more than the rest
 

@@ -3,6 +3,7 @@
     AuditError
     ├── RequestError     a flag, setting or combination that cannot be run
     ├── ImageSetError    a set of query images that cannot be audited
+    ├── PoolError        a sample pool that cannot be drawn, read or used
     ├── AttackError      an attack that cannot be scored on these tables
     │   ├── WindowError    a window that keeps no measured timestep
     │   └── NotMeasuredError  an attack whose tables this run or this model does not have: skipped, where the others are failed
@@ -24,6 +25,10 @@ class RequestError(AuditError):
 
 class ImageSetError(AuditError):
     """A set of query images that cannot be audited."""
+
+
+class PoolError(AuditError):
+    """A sample pool that cannot be drawn, read or used."""
 
 
 class AttackError(AuditError):

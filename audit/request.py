@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from audit.api import parse_api
 from audit.errors import RequestError
 from audit.presets import PRESETS
+from audit.surrogates import is_on_surrogate, needs_surrogate
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 DEFAULT_BUDGET, BUDGET_OF_ALL = 1, 10  # loss grids: without --attacks, and with --attacks all
-ADDED = ("reference", "api")  # fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
+SAMPLERS = ("ddim", "ancestral")
+DEFAULT_POOL_STEPS, LEAST_POOL, MOST_POOL = 50, 10, 10**6
+# fields that earlier versions did not have: left out of the identity where they are not used, so that their folders resume
+ADDED = ("reference", "api", "pool", "pool_sampler", "pool_steps")
 NOT_IDENTITY = ("name", "device", "batch_size")  # the same audit, whatever it is called and wherever it runs
 
 
@@ -22,7 +26,7 @@ class Request:
     """One audit, before anything was read.
 
     Attributes:
-        checkpoint, members, nonmembers: absolute paths.
+        checkpoint, members, nonmembers: absolute paths; checkpoint None: only the samples of a given pool are attacked.
         name: what people call the run.
         preset: key of PRESETS; timesteps (K) and draws (S) override it.
         attacks: canonical names, or empty for all that fit the budget.
@@ -35,9 +39,11 @@ class Request:
         budget: what attacks may cost beyond the loss grid, in loss grids; None = 1 for all attacks, no limit for named ones.
         reference: absolute path of a checkpoint whose scores are subtracted, or None.
         api: what an API shows, as audit.api.parse_api takes it (text or dict) and kept with every key, or None for the weights themselves.
+        pool: how many samples to draw from the checkpoint, or the absolute path of generated images, or None.
+        pool_sampler: one of SAMPLERS, pool_steps: of DDIM; of a drawn pool only, None = ddim in 50 steps.
     """
 
-    checkpoint: str
+    checkpoint: str | None
     members: str
     nonmembers: str
     name: str
@@ -57,10 +63,13 @@ class Request:
     budget: int | None = None
     reference: str | None = None
     api: dict | None = None
+    pool: str | int | None = None
+    pool_sampler: str | None = None
+    pool_steps: int | None = None
 
     def __post_init__(self):
         for name in ("checkpoint", "members", "nonmembers", "name"):
-            if not isinstance(getattr(self, name), str):
+            if not isinstance(getattr(self, name), str) and not (name == "checkpoint" and self.checkpoint is None):
                 raise RequestError(f"{name} is {str(getattr(self, name))[:40]}. Expected text.")
         if isinstance(self.attacks, list):
             object.__setattr__(self, "attacks", tuple(self.attacks))
@@ -92,6 +101,41 @@ class Request:
             object.__setattr__(self, "claimed_dp", dp_claim(self.claimed_dp))
         if self.budget is not None and (not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0):
             raise RequestError(f"--budget is {self.budget}. Expected a whole number of loss grids, 0 or more.")
+        self._check_pool()
+
+    def _check_pool(self):
+        """Raise RequestError for a pool that cannot be, or for no checkpoint where one is needed."""
+        drawn = isinstance(self.pool, int) and not isinstance(self.pool, bool)
+        if not (self.pool is None or (isinstance(self.pool, str) and self.pool) or (drawn and LEAST_POOL <= self.pool <= MOST_POOL)):
+            raise RequestError(f"--pool is {str(self.pool)[:40]}. Expected a number of samples to draw from {LEAST_POOL} to {MOST_POOL:,}, or a path to generated images.")
+        if (self.pool_sampler is not None or self.pool_steps is not None) and not drawn:
+            raise RequestError("--pool-sampler and --pool-steps say how a pool is drawn. Expected --pool with a number of samples beside them.")
+        if self.pool_sampler not in (None, *SAMPLERS):
+            raise RequestError(f"--pool-sampler is {str(self.pool_sampler)[:40]!r}. Expected one of {', '.join(SAMPLERS)}.")
+        if self.pool_steps is not None and (isinstance(self.pool_steps, bool) or not isinstance(self.pool_steps, int) or self.pool_steps < 1):
+            raise RequestError(f"--pool-steps is {str(self.pool_steps)[:40]}. Expected a whole number of at least 1.")
+        if self.pool_sampler == "ancestral" and self.pool_steps is not None:
+            raise RequestError("--pool-steps belongs to the ddim sampler: ancestral takes every step of the schedule. Leave it out.")
+        if self.pool is None and needs_surrogate(self.attacks):
+            raise RequestError(f"{next(filter(is_on_surrogate, self.attacks))} trains a model on generated samples. Expected --pool with a number of samples, or a path to them.")
+        if self.checkpoint is not None:
+            return
+        if not isinstance(self.pool, str):
+            raise RequestError("--checkpoint is missing. Expected a path to a checkpoint, or --pool with a path to images that the model generated.")
+        said = [name for name in ("reference", "api") if getattr(self, name)] + sorted(self.overrides)
+        if said:
+            raise RequestError(f"--{said[0].replace('_', '-')} says something of a checkpoint, and none was given. Leave it out, or add --checkpoint.")
+
+    @property
+    def draws_pool(self):
+        """Whether the pool is drawn from the checkpoint."""
+        return isinstance(self.pool, int)
+
+    @property
+    def sampler(self):
+        """(sampler, steps) of a drawn pool; steps None for the ancestral one, which takes all."""
+        name = self.pool_sampler or SAMPLERS[0]
+        return name, None if name == "ancestral" else self.pool_steps or DEFAULT_POOL_STEPS
 
     @property
     def grid_size(self):

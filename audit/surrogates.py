@@ -89,12 +89,20 @@ def surrogate_settings(given):
     return SurrogateSettings(**given)
 
 
-def surrogate_key(pool_sha256, training):
-    """16 hex digits that name a surrogate: the same pool and the same training give the same one. Args: training: of `SurrogateSettings.training`."""
-    content = {"pool": pool_sha256, "training": training, "trainer": TRAINER}
+def surrogate_key(pool_sha256, training, left_out=()):
+    """16 hex digits that name a surrogate: the same samples and the same training give the same one.
+
+    Args: training: of `SurrogateSettings.training`; left_out: indices of samples that are not used.
+    """
+    content = {"pool": pool_sha256, "training": training, "trainer": TRAINER} | ({"left_out": list(left_out)} if len(left_out) else {})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def is_on_surrogate(name):
+    """Whether the attack of this canonical name is asked of a surrogate."""
+    return name.startswith("surrogate_")
+
+
 def needs_surrogate(attacks):
-    """Whether any of these canonical names is asked of a surrogate."""
-    return any(name.startswith("surrogate_") for name in attacks)
+    """Whether any of these is."""
+    return any(map(is_on_surrogate, attacks))

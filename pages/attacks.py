@@ -11,6 +11,7 @@ from audit import format as fmt  # noqa: E402
 from audit.attacks import ATTACKS  # noqa: E402
 from audit.glossary import GLOSSARY  # noqa: E402
 from audit.report import figures, prices, series  # noqa: E402
+from audit.report.needed import needed_words  # noqa: E402
 from audit.report.parts import comparison_cells, comparison_note, settings_words, tpr_of  # noqa: E402
 from pages.frame import notice, page_head  # noqa: E402
 from pages.frame.evidence import chart, follow_run, origin  # noqa: E402
@@ -151,7 +152,7 @@ def _limits(about, row):
     grid = row["model_calls_per_image"]
     measured = f"{', '.join(about.probes)}{'' if grid is None else f'; {fmt.count(grid)} model calls per image as run, to choose the setting'}"
     known = "; ".join(about.weaknesses)
-    return ("Threat model", f"{about.threat_model}: {GLOSSARY[about.threat_model]}"), ("Measured by", measured), (
+    return ("Threat model", f"{about.threat_model}: {GLOSSARY[about.threat_model]}"), ("The attacker needs", needed_words(row)), ("Measured by", measured), (
         "Settings",
         "; ".join(f"{setting.name}: {setting.about}" for setting in about.settings),
     ), ("Known weaknesses", f"{known[:1].upper()}{known[1:]}")

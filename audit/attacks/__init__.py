@@ -26,6 +26,8 @@ ATTACKS = Registry(
         "dime": "audit.attacks.dime:DIME",
         "dime_m": "audit.attacks.dime_m:DIMEM",
         "pfami": "audit.attacks.pfami:PFAMI",
+        "nearest": "audit.attacks.nearest:Nearest",
+        "nearest_calibrated": "audit.attacks.nearest_calibrated:NearestCalibrated",
         "rediffuse": "audit.attacks.rediffuse:ReDiffuse",
     },
     families={"surrogate_": "audit.attacks.surrogate:on_surrogate"},
@@ -69,13 +71,13 @@ def within_budget(names, calls, grid_calls, budget):
     """Which attacks run when together they may cost so much: the cheapest first; a probe that several read is paid once.
 
     Args:
-        names: canonical names; calls: {probe: network calls per image beyond the loss grid}, 0 for the probe that measures the grid.
+        names: canonical names; calls: {probe: network calls per image beyond the loss grid}, 0 for the probe that measures the grid; what is not in it asks no network.
         grid_calls: network calls per image of the loss grid; budget: in loss grids, None = no limit.
     Returns: (names that run, in the order given; {name: reason} of the others).
     """
 
     def cost(probes):
-        return sum(calls[probe] for probe in probes)
+        return sum(calls.get(probe, 0) for probe in probes)
 
     limit = math.inf if budget is None else budget * grid_calls
     paid, reached, skipped = set(), set(), {}

@@ -36,7 +36,9 @@ class Card:
     Attributes:
         name: canonical (INTERFACE); short: at most 12 characters, for charts; title: for headings.
         threat_model: one of THREAT_MODELS; equation: in words; source; differs: from the source, or "".
-        settings: what a user may fix; probes: names in audit.probes; tables: tables it reads; weaknesses: known ones.
+        settings: what a user may fix; probes: names in audit.probes, or of what is measured without a network in audit.pool.measures;
+            tables: tables it reads; weaknesses: known ones.
+        needs: what an audit must have beside a checkpoint ("pool"): without it the attack is skipped.
         on: the source that its probes are run on, as in audit.sources: the target, or a surrogate.
     """
 
@@ -51,6 +53,7 @@ class Card:
     probes: tuple[str, ...]
     tables: tuple[str, ...]
     weaknesses: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     on: str = TARGET
 
     def to_json(self):

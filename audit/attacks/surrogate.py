@@ -6,7 +6,8 @@ shows on the surrogate. One class makes all of these attacks; `surrogate_pia` is
 
 from dataclasses import replace
 
-from audit.errors import AttackError
+from audit.attacks.nearest import NO_POOL
+from audit.errors import AttackError, NotMeasuredError
 from audit.sources import SURROGATE, view
 
 SHORT = 12  # characters of a card's short name
@@ -40,11 +41,14 @@ class OnSurrogate:
             source=f"arXiv:2302.07801, black-box by a model trained on samples; there: {card.source}",
             tables=tuple(SURROGATE + table for table in card.tables),
             weaknesses=WEAKNESSES + card.weaknesses,
+            needs=("pool", "surrogate"),
             on=SURROGATE,
         )
 
     def candidates(self, tables, fixed):
-        """Those of the attack, on the surrogate's tables."""
+        """Those of the attack, on the surrogate's tables. Raises AttackError: nothing was measured on one."""
+        if not any(name.startswith(SURROGATE) for name in tables):
+            raise NotMeasuredError(NO_POOL)
         try:
             return self.attack.candidates(view(tables, SURROGATE), fixed)
         except AttackError as error:

@@ -7,12 +7,13 @@ from pathlib import Path
 from audit.errors import RequestError
 
 INPUTS = ("checkpoint", "members", "nonmembers")
-WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members", "reference": "reference checkpoint"}
+WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members", "reference": "reference checkpoint", "pool": "sample pool"}
 
 
 def given(request):
     """Names of the inputs that a Request has."""
-    return INPUTS if request.reference is None else (*INPUTS, "reference")
+    names = [name for name in INPUTS if name != "checkpoint" or request.checkpoint is not None]
+    return (*names, *(["reference"] if request.reference else []), *(["pool"] if isinstance(request.pool, str) else []))
 
 
 def fingerprint(path):
@@ -38,7 +39,7 @@ def fingerprint(path):
 
 
 def fingerprints(request):
-    """{input: fingerprint} of a Request; "reference" only where there is one."""
+    """{input: fingerprint} of a Request; "checkpoint", "reference" and "pool" only where there is one to read."""
     return {name: fingerprint(getattr(request, name)) for name in given(request)}
 
 

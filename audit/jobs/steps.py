@@ -11,6 +11,7 @@ import secrets
 import shutil
 import time
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from audit.files import write_json
 from audit.jobs import surrogate, tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, require_unchanged
+from audit.jobs.pools import Pools
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
 from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
-from audit.sources import SURROGATE
+from audit.sources import SURROGATE, TARGET
 
 POLL_S = 0.25
 REFERENCE_FIELDS = ("sha256", "format", "architecture", "parameters")  # of the reference, in report.json
@@ -92,12 +94,20 @@ class Audit:
         ticket.phase("Starting the device")
         before = fingerprints(self.request)
         self.engine = self.engines.get(self.request.device)
-        ticket.phase("Opening the checkpoint")
-        self._open(before)
+        self.pools = Pools(self)
+        if self.request.checkpoint is None:
+            self._open_nothing()
+        else:
+            ticket.phase("Opening the checkpoint")
+            self._open(before)
         ticket.phase("Reading the images")
         self._prepare_images(before)
-        ticket.phase("Self-test")
-        self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count)
+        self.self_test = None
+        if self.request.checkpoint is not None:
+            ticket.phase("Self-test")
+            self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count)
+        self.pools.make()
+        self.pools.search()
         self._train_surrogate()
         self._plan_shards()
         self._measure()
@@ -126,6 +136,13 @@ class Audit:
         if other := self.facts.reference:
             self.ticket.log.write(f"reference: {other['format']}, {other['architecture']}, {other['parameters']:,} parameters, sha256 {other['sha256']}")
 
+    def _open_nothing(self):
+        """Without a checkpoint: the samples say which size is compared."""
+        self.place = tasks.Place("", "", self.request.device, self.engine.threads)
+        shape = self.pools.read_given(None).info["shape"]
+        self.opened, self.facts = self._task("device", tasks.device_facts, self.place, (shape[2], *shape[:2]), wish_of(self.request))
+        self.ticket.log.write(f"no checkpoint; {self.opened.device_words}")
+
     def _prepare_images(self, before):
         """Decode both sets, unless exactly these files were decoded for this folder before."""
         from audit import images
@@ -140,16 +157,16 @@ class Audit:
         self.queries = json.loads((self.folder / "queries.json").read_text(encoding="utf-8"))
         self.count = len(self.queries["images"])
         self.provenance = provenance_of(self.request, self.queries)
-        self.ticket.update(total_images=self.count, total_calls=self.facts.calls(self.count))
+        self.ticket.update(total_images=self.count, total_calls=self.facts.calls(self.count))  # samples add theirs once it is known how many
         self.ticket.log.write(f"{self.queries['members']} members, {self.queries['nonmembers']} non-members, {len(self.queries['left_out'])} left out")
 
     def _train_surrogate(self):
         """Where attacks ask a surrogate: train it, and measure it beside the target; their reason where it cannot be used."""
         self.surrogate, self.others, self.failed = None, {}, {}
         names = surrogate.asked(self.request)
-        if not names:
+        if not names or not self.pools.of:
             return
-        self.surrogate, reason = surrogate.prepare(self, self.pool_images, self.pool)
+        self.surrogate, reason = surrogate.prepare(self, self.pools[TARGET])
         if self.surrogate is None:
             self.failed = dict.fromkeys(names, reason)
             return
@@ -174,8 +191,16 @@ class Audit:
             } | added
         )  # fmt: skip
 
+    @property
+    def _probes(self):
+        """Names of all probes that are run, on the checkpoint or on a surrogate."""
+        return tuple(dict.fromkeys(name for plan in (self.facts.plan, *self.others.values()) for name in plan["probes"]))
+
     def _plan_shards(self):
         """Batch size, cut and threads: those of an earlier attempt under the same key, because each changes last digits; else from a short probe."""
+        if not self._probes:  # only samples are attacked
+            self.shards_at, self.shards, self.settings = None, [], self.facts.plan
+            return
         self.shards_at = ShardFolder(self.folder, self._key())
         kept = self.shards_at.read_plan()
         if kept is None:
@@ -197,7 +222,7 @@ class Audit:
         self.others = {source: plan | {"batch_size": size} for source, plan in self.others.items()}
 
     def _check_disk(self):
-        timesteps, tables = len(self.facts.plan["timesteps"]), self.facts.full_tables
+        timesteps, tables = max(1, len(self.facts.plan["timesteps"])), self.facts.full_tables
         needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], tables)
         free = shutil.disk_usage(self.folder).free
         if free < 2 * needed:
@@ -211,17 +236,33 @@ class Audit:
         self.seconds = {s.index: kept for s in self.shards if (kept := self.shards_at.seconds_if_intact(s)) is not None}
         todo = [s for s in self.shards if s.index not in self.seconds]
         self.kept_seconds = sum(self.seconds.values())
-        names = self.facts.plan["probes"]
+        names = self._probes
+        if not names:
+            return
         ticket.phase(f"{', '.join(names)} probe{'' if len(names) == 1 else 's'}".capitalize())
         self._begun, self._new_images = time.monotonic(), 0
         self._progress()
+
+        def start(shard, flag):
+            label = f"Shard {shard.index + 1} of {len(self.shards)} (images {shard.first + 1} to {shard.stop})"
+            return self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, self.others, device=True)
+
+        self.fly(todo, start, self._keep)
+
+    def fly(self, todo, start, keep):
+        """Run one task per shard on the device workers.
+
+        Args: todo: list of Shard; start(shard, flag): submits its task and returns the Handle; keep(shard, value): called as results come.
+        Raises: what the tasks and the ticket raise; EngineLost; TaskKilled.
+        """
+        ticket = self.ticket
         flag = self.engine.flag(f"{ticket.job.id}-{secrets.token_hex(4)}")
         ticket.add_flag(flag)
         flying = {}
         try:
-            suspects = self._run_shards(todo, flying, flag, 2 * self.engine.workers + 1)
+            suspects = self._run_shards(todo, flying, flag, 2 * self.engine.workers + 1, start, keep)
             # those waiting behind a shard die with it: one by one, the guilty one dies again
-            self._run_shards(suspects, flying, flag, 1)
+            self._run_shards(suspects, flying, flag, 1, start, keep)
         except EngineLost:
             raise  # nobody is left to see the flag
         except Exception:
@@ -231,34 +272,34 @@ class Audit:
         ticket.remove_flag(flag)
         ticket.check()
 
-    def _run_shards(self, todo, flying, flag, window):
-        """Measure shards, `window` of them on their way at once. Returns those that died with their device worker; alone, such a one raises TaskKilled."""
+    def _run_shards(self, todo, flying, flag, window, start, keep):
+        """Run shards, `window` of them on their way at once. Returns those that died with their device worker; alone, such a one raises TaskKilled."""
         todo, killed = list(reversed(todo)), []
         while flying or (todo and not self.ticket.must_stop):
             while todo and len(flying) < window and not self.ticket.must_stop:
                 shard = todo.pop()
-                label = f"Shard {shard.index + 1} of {len(self.shards)} (images {shard.first + 1} to {shard.stop})"
-                handle = self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, self.others, device=True)
+                handle = start(shard, flag)
                 flying[handle.label] = handle, shard
             finished = self.engine.wait([handle for handle, _ in flying.values()], POLL_S)
             for handle in finished:
                 _, shard = flying.pop(handle.label)
                 try:
-                    self._keep(shard, self.engine.result(handle))
+                    outcome = self.engine.result(handle)
                 except TaskKilled:
                     if window == 1:
                         raise
                     killed.append(shard)
+                    continue
+                if outcome.kind != "stopped" or not self.ticket.must_stop:
+                    keep(shard, value_of(outcome))
             if self.ticket.overdue and flying:
                 self.ticket.log.write("the device did not stop in time and was ended")
                 self.engines.kill()
                 break
         return killed
 
-    def _keep(self, shard, outcome):
-        if outcome.kind == "stopped" and self.ticket.must_stop:
-            return
-        tables, seconds, batch_size = value_of(outcome)
+    def _keep(self, shard, measured):
+        tables, seconds, batch_size = measured
         if batch_size < self.settings["batch_size"]:
             self.ticket.log.write(f"the device's memory was too small: batch size {batch_size} from here on")
             self._set_batch_size(batch_size)
@@ -270,9 +311,8 @@ class Audit:
     def _progress(self):
         images = sum(self.shards[i].images for i in self.seconds)
         rate = self._new_images / max(1e-6, time.monotonic() - self._begun)
-        self.ticket.update(
-            done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=self.facts.calls(images), images_per_s=round(rate, 3)
-        )
+        calls = self.facts.calls(images) + self.pools.calls
+        self.ticket.update(done_images=images, done_shards=len(self.seconds), total_shards=len(self.shards), done_calls=calls, images_per_s=round(rate, 3))
 
     # ------------------------------------------------------------------ afterwards
 
@@ -285,9 +325,11 @@ class Audit:
         ticket.check()
         ticket.update(new_state="finalising", phase="Writing the tables")
         ticket.log.write("Writing the tables")
-        write_tables(self.folder / "tables", self.count, self.facts.specs, self.shards_at.blocks(self.shards))
+        measured = self.shards_at.blocks(self.shards) if self.shards else ()
+        write_tables(self.folder / "tables", self.count, self.facts.specs | self.pools.specs, chain(measured, self.pools.blocks()))
         ticket.check()
         write_thumbnails(self.folder)
+        self.pools.write_evidence()
         write_json(self.folder / "measurement.json", self._measurement())
         ticket.phase("Scoring the attacks")
         analyse(self.folder, ticket.check)
@@ -295,8 +337,9 @@ class Audit:
         remove_shards(self.folder)
 
     def _measurement(self):
-        plan, seconds, job = self.settings, sum(self.seconds.values()), self.ticket.job
-        calls = self.facts.calls(self.count)
+        plan, seconds, job = self.settings, sum(self.seconds.values()) + self.pools.search_seconds, self.ticket.job
+        calls = self.facts.calls(self.count) + self.pools.calls
+        measured = plan if plan["probes"] else {"timesteps": (), "draws": 1}
         return {
             "run": {"id": job.id, "name": job.name, "created": datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
             "checkpoint": self.opened.info,
@@ -304,7 +347,7 @@ class Audit:
             "schedule": {"alphas_cumprod": self.opened.alphas_cumprod.tolist()},
             "self_test": self.self_test,
             "measurement": {
-                "timesteps": list(plan["timesteps"]), "draws": plan["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
+                "timesteps": list(measured["timesteps"]), "draws": measured["draws"], "seed": plan["seed"], "batch_size": plan["batch_size"], "precision": plan["precision"],
                 "probes": list(plan["probes"]), "model_calls": calls, "model_calls_per_image": self.facts.calls_per_image,
                 "model_calls_once": self.facts.shared_calls, "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
                 "api": self.request.api, "skipped": self.facts.skipped, "reference": self.facts.reference and {name: self.facts.reference[name] for name in REFERENCE_FIELDS},
@@ -314,9 +357,10 @@ class Audit:
                 "afterimage": __version__, "torch": self.opened.torch_version, "diffusers": self.opened.diffusers_version,
                 "numpy": np.__version__, "python": platform.python_version(),
             },
-            "surrogate": self.surrogate and self.surrogate.to_json(self.request, self.pool),
+            "pool": self.pools.facts(),
+            "surrogate": self.surrogate and self.surrogate.to_json(self.request),
             "failed": self.failed,
-            "warnings": list(self.facts.warnings),
+            "warnings": [*self.facts.warnings, *self.pools.warnings],
             "seconds": time.time() - job.started + self.kept_seconds,
         }  # fmt: skip
 

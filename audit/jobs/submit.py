@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from audit.attacks import ATTACKS, choose
 from audit.errors import RequestError, RunFolderError
 from audit.files import write_json
 from audit.jobs.inputs import INPUTS, given
@@ -77,7 +78,8 @@ def _go_on(config, store, known):
 
 def _check_inputs(request):
     expected = {"checkpoint": "a diffusers folder or .zip", "members": "a folder, .zip or .npz of images", "nonmembers": "a folder, .zip or .npz of images"}
-    expected["reference"] = expected["checkpoint"]
+    expected |= {"reference": expected["checkpoint"], "pool": expected["members"]}
+    _check_attacks(request)
     for name in given(request):
         path = Path(getattr(request, name))
         if not path.is_absolute():
@@ -88,6 +90,13 @@ def _check_inputs(request):
         if not Path(request.manifest).is_absolute():
             raise RequestError(f"--manifest is {request.manifest[:80]!r}. Expected an absolute path.")
         read_manifest(request.manifest)
+
+
+def _check_attacks(request):
+    """Refuse named attacks none of which can run on what was given."""
+    for pooled, missing, what in ((True, request.pool is None, "samples: add --pool"), (False, request.checkpoint is None, "the model: add --checkpoint")):
+        if missing and request.attacks and all(("pool" in ATTACKS[name].card.needs) == pooled for name in choose(request.attacks)):
+            raise RequestError(f"--attacks names only {', '.join(request.attacks)}, which need{'s' if len(request.attacks) == 1 else ''} {what}.")
 
 
 def _check_place(folder, request):

@@ -9,8 +9,6 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from audit.attacks import asked_of, choose
 from audit.errors import AuditError
 from audit.jobs import tasks
@@ -37,11 +35,11 @@ class Surrogate:
     info: dict
     facts: tasks.Facts
 
-    def to_json(self, request, pool):
-        """What measurement.json says of it. Args: pool: the pool's entry of the report."""
+    def to_json(self, request):
+        """What measurement.json says of it."""
         plan, settings = self.facts.plan, surrogate_settings(request.settings.get("surrogate", {}))
         return {
-            "key": self.key, "settings": asdict(settings), "pool_sha256": pool["sha256"], "samples": pool["images"],
+            "key": self.key, "settings": asdict(settings),
             **{name: self.info[name] for name in ("sha256", "format", "architecture", "parameters")}, **self.training,
             "timesteps": list(plan["timesteps"]), "probes": list(plan["probes"]), "own": [{"probe": p, "timesteps": list(t), "draws": s} for p, t, s in plan["own"]],
             "model_calls_per_image": self.facts.calls_per_image, "model_calls_once": self.facts.shared_calls,
@@ -58,29 +56,30 @@ def beside(place, made):
     return replace(place, surrogate=made.path, surrogate_version=made.key)
 
 
-def prepare(audit, images, pool):
+def prepare(audit, pool):
     """Train the surrogate of an audit, or take the kept one, and see what is measured on it.
 
-    Args: audit: audit.jobs.steps.Audit after its pool is there; images: path of the pool's uint8 (N,H,W,C) .npy; pool: {"images", "sha256", …} of the report.
+    Args: audit: audit.jobs.steps.Audit after its pools are there; pool: audit.pool.Pool of the target's samples.
     Returns: (Surrogate, "") or (None, the reason why there is none).
     Raises: what stops a job.
     """
     from audit.jobs.steps import TaskFailed, run_task
 
-    request, ticket = audit.request, audit.ticket
+    request, ticket, images = audit.request, audit.ticket, str(pool.folder / "images.npy")
+    height, width, channels = pool.info["shape"]
     try:
-        training = surrogate_settings(request.settings.get("surrogate", {})).training(_shape(images))
+        training = surrogate_settings(request.settings.get("surrogate", {})).training((channels, height, width))
     except AuditError as error:
         return None, str(error)
-    key = surrogate_key(pool["sha256"], training)
+    key = surrogate_key(pool.info["sha256"], training, pool.left_out.tolist())
     folder = audit.config.home / FOLDER / key
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ticket.phase("Training the surrogate")
     try:
-        made = _train(audit, str(images), training, folder)
+        made = _train(audit, pool, images, training, folder)
         ticket.phase("Opening the surrogate")
         place = replace(audit.place, surrogate=str(folder / "model"), surrogate_version=key)
-        arguments = (place, str(images), pool["images"], _wish(request))
+        arguments = (place, images, len(pool), _wish(request))
         info, facts = run_task(audit.engines, audit.engine, ticket, "surrogate", tasks.open_surrogate, *arguments)
     except TaskFailed as error:
         if not error.sentence:
@@ -93,12 +92,6 @@ def prepare(audit, images, pool):
     return Surrogate(str(folder / "model"), key, made, info, facts), ""
 
 
-def _shape(images):
-    """(C,H,W) of a pool's pictures."""
-    _, height, width, channels = np.load(images, mmap_mode="r", allow_pickle=False).shape
-    return channels, height, width
-
-
 def _wish(request):
     """What the attacks on the surrogate ask of the measurement: those that stand behind surrogate_NAME, with their settings."""
     from audit.jobs.steps import wish_of
@@ -108,14 +101,14 @@ def _wish(request):
     return wish_of(request) | {"attacks": tuple(names.values()), "settings": settings, "budget": None, "api": None, "also": ()}
 
 
-def _train(audit, images, training, folder):
+def _train(audit, pool, images, training, folder):
     """Run the training task to its end and say where it is. Returns what the task returns."""
     from audit.jobs.steps import value_of
 
     engine, ticket = audit.engine, audit.ticket
     flag = engine.flag(f"{ticket.job.id}-{secrets.token_hex(4)}")
     ticket.add_flag(flag)
-    handle = engine.submit("training the surrogate", tasks.train_surrogate, audit.place, images, training, str(folder), flag, device=True)
+    handle = engine.submit("training the surrogate", tasks.train_surrogate, audit.place, images, pool.kept, training, str(folder), flag, device=True)
     told = ""
     try:
         while not engine.wait([handle], POLL_S):

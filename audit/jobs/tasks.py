@@ -18,6 +18,7 @@ import numpy as np
 from audit.api import WHITE_BOX, Api
 from audit.sources import REFERENCE, SURROGATE, TARGET
 
+NO_CHECKPOINT = "needs a checkpoint"
 SELF_TEST_IMAGES = 64
 PROGRESS, PROGRESS_S, SAVE_S = "progress.json", 0.5, 20.0  # of a training: where it is, how often that is written, how much a crash can cost; seconds
 OWN_SAMPLES, OWN_STEPS = 32, 50  # pictures that a surrogate draws of itself
@@ -124,7 +125,7 @@ class Facts:
     @property
     def full_tables(self):
         """As many tables with every timestep and draw of the grid hold these numbers."""
-        return -(-self.values_per_image // (len(self.plan["timesteps"]) * self.plan["draws"]))
+        return -(-self.values_per_image // (max(1, len(self.plan["timesteps"])) * self.plan["draws"]))
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _open(place):
     from audit.sources import align, require_comparable
     from models.errors import ModelError
 
-    opened = {TARGET: place.open()}
+    opened = {TARGET: place.open()} if place.checkpoint else {}
     if place.reference is not None:
         try:
             opened[REFERENCE] = place.open_reference()
@@ -415,11 +416,11 @@ def run_self_test(denoiser, images, count):
 
 
 @task
-def train_surrogate(place, images, training, folder, flag):
+def train_surrogate(place, images, kept, training, folder, flag):
     """Train a surrogate on a pool, go on with it, or find it finished, in FOLDER/model; its own samples lie beside it.
 
-    Args: images: path of the pool's .npy, uint8 (N,H,W,C); training: keywords of models.train.TrainSettings as audit.surrogates makes them; folder: of this
-        surrogate in AUDIT_HOME; flag: stop sign, asked before every step.
+    Args: images: path of the pool's .npy, uint8 (P,H,W,C); kept: int64, those of its samples that may be used; training: keywords of
+        models.train.TrainSettings as audit.surrogates makes them; folder: of this surrogate in AUDIT_HOME; flag: stop sign, asked before every step.
     Returns: {"steps_done", "kept_step", "held_out_loss", "training_seconds", "stopped_early"}; None where no samples were held out.
     Raises: Stopped; models.errors.TrainingDiverged, ModelError.
     """
@@ -434,7 +435,7 @@ def train_surrogate(place, images, training, folder, flag):
         lists = {name: tuple(value) for name, value in training.items() if isinstance(value, list)}
         try:
             train(
-                TrainSettings(**training | lists), np.load(images, mmap_mode="r", allow_pickle=False), out, device=device, progress=_Progress(folder),
+                TrainSettings(**training | lists), _samples(images, kept), out, device=device, progress=_Progress(folder),
                 should_stop=flag.is_set, save_every_s=SAVE_S,
             )  # fmt: skip
         except TrainingStopped:
@@ -453,6 +454,12 @@ def train_surrogate(place, images, training, folder, flag):
         "steps_done": made["steps_done"], "kept_step": held_out.get("kept_step"), "held_out_loss": held_out.get("loss"), "stopped_early": held_out.get("stopped_early"),
         "training_seconds": made["seconds"],
     }  # fmt: skip
+
+
+def _samples(images, kept):
+    """uint8 (N,H,W,C): the samples that may be used, on the disk where those are all."""
+    found = np.load(images, mmap_mode="r", allow_pickle=False)
+    return found if len(kept) == len(found) else found[kept]
 
 
 class _Progress:
@@ -503,9 +510,10 @@ def probe_network(place, images, count, settings, others=None):
     opened, device = networks(place)
     found = []
     for source, denoiser in opened.items():
-        plan = _plan((others or {}).get(source, settings))
-        if not plan.probes:
+        own = (others or {}).get(source, settings)
+        if not own["probes"]:
             continue
+        plan = _plan(own)
         x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
         if plan.precision != "fp32":
             check_precision(denoiser, x0, plan)
@@ -533,12 +541,74 @@ def measure(place, images, first, stop, settings, flag, others=None):
     (opened, _), own = networks(place), others or {}
     begun, sizes, tables, kept = time.perf_counter(), [settings["batch_size"]], {}, {}
     for source, denoiser in opened.items():
+        plan = own.get(source, settings)
+        if not plan["probes"]:
+            continue
         space = SURROGATE if source == SURROGATE else TARGET  # a surrogate works on pixels, whatever the target does
         if space not in kept:
             kept[space] = load_x0(images, first, stop, denoiser)
-        measured = measure_block(denoiser, kept[space], _plan(own.get(source, settings)), should_stop=flag.is_set, on_batch_size=sizes.append)
+        measured = measure_block(denoiser, kept[space], _plan(plan), should_stop=flag.is_set, on_batch_size=sizes.append)
         tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
+
+
+@task
+def device_facts(place, image_shape, wish):
+    """(Opened, Facts) of an audit without a checkpoint: no network, so nothing of one is known. Args: image_shape: (C,H,W) of the pool."""
+    import diffusers
+
+    from audit.attacks import ATTACKS, choose
+
+    torch, device = _prepare_process(place), _device(place)
+    words = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_words(torch.get_num_threads())
+    opened = Opened(no_checkpoint(image_shape), np.empty(0), True, device.type, words, torch.__version__, diffusers.__version__)
+    plan = {name: wish[name] for name in ("seed", "batch_size", "precision")} | {"timesteps": (), "draws": 1, "probes": (), "own": ()}
+    return opened, Facts(plan, {}, 0, 0, {}, skipped={name: NO_CHECKPOINT for name in choose(wish["attacks"]) if "pool" not in ATTACKS[name].card.needs})
+
+
+def no_checkpoint(image_shape):
+    """What report.json says of the checkpoint where there is none: every field null but the shape, and why."""
+    nothing = dict.fromkeys(("sha256", "format", "architecture", "parameters", "weights", "prediction_type", "train_timesteps", "confidence"))
+    return nothing | {"image_shape": list(image_shape), "settings": [], "files": [], "missing": [], "notes": [], "reason": "no checkpoint was given, only samples"}
+
+
+@task
+def draw_samples(place, source, first, stop, sampler, steps, seed, flag):
+    """Draw samples first … stop-1 from the network of one source. Returns (uint8 (n,H,W,C), seconds).
+
+    An API's view changes nothing here: it is the finished samples that a black-box attacker sees.
+    """
+    from audit.pool.sampler import draw
+
+    begun = time.perf_counter()
+    denoiser = networks(place)[0][source]
+    denoiser = getattr(denoiser, "behind", denoiser)
+    indices = np.arange(first, stop)
+    labels = None if denoiser.classes is None else indices % denoiser.classes
+    return draw(denoiser, indices, sampler, steps, seed, labels, flag.is_set), time.perf_counter() - begun
+
+
+@task
+def pool_facts(place, source, sampler, steps):
+    """(sha256 of the network, classes or None, network calls per sample) of one source."""
+    from audit.pool.sampler import calls_per_sample
+
+    denoiser = networks(place)[0][source]
+    denoiser = getattr(denoiser, "behind", denoiser)
+    return denoiser.info.sha256, denoiser.classes, calls_per_sample(denoiser, sampler, steps)
+
+
+@task
+def search_pool(place, names, images, first, stop, clusters, folder, left_out, flag):
+    """Measure query images first … stop-1 against a pool. Args: names: in MEASURES. Returns ({table: float32 (1,n,K)}, seconds)."""
+    from audit.pool import open_pool
+    from audit.pool.measures import MEASURES
+
+    _prepare_process(place)
+    begun, tables, queries, pool = time.perf_counter(), {}, np.load(images, mmap_mode="r", allow_pickle=False), open_pool(folder, left_out)
+    for name in names:
+        tables |= MEASURES[name].measure(queries, first, stop, np.asarray(clusters), pool, _device(place), flag.is_set)
+    return tables, time.perf_counter() - begun
 
 
 _looked: dict = {}  # the network of the check that is under way: a check opens it first, and tests it once the images are read

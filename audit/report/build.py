@@ -5,6 +5,7 @@ import numpy as np
 from audit.attacks import ATTACKS
 from audit.report import words
 from audit.report.claims import claims
+from audit.report.needed import needed
 from audit.stats.epsilon import EpsilonBound, default_delta
 from audit.stats.verdict import differ
 
@@ -12,8 +13,7 @@ SCHEMA_VERSION = 1
 NOT_CHECKED = {  # fields of the schema that no part of this version fills
     "measurement.api": "what an API would show (--api)",
     "attacks[].reference_auc": "scores relative to a reference model (--reference)",
-    "attacks[].needed": "what a black-box attacker needs",
-    "pool": "generated samples (black-box attacks)",
+    "pool": "generated samples, for black-box attacks (--pool)",
 }
 NO_EPSILON = "An epsilon needs a split that was drawn at random: a manifest of the command split, or the owner's word (--randomised-split)."
 
@@ -44,7 +44,8 @@ def build_report(out):
         "set_level": out.set_level.to_json(),
         "epsilon_lower_bound": _epsilon(out),
         "comparisons": out.comparisons,
-        "pool": None,
+        "pool": made.get("pool"),
+        "surrogate": made.get("surrogate"),
         "paper_protocol": out.paper_protocol,
         "self_test": made["self_test"],
         "cost": made["cost"],
@@ -61,7 +62,8 @@ def build_report(out):
 
 def _asked(request):
     """Fields of NOT_CHECKED that this audit fills."""
-    return [name for name, asked in (("attacks[].reference_auc", request.reference), ("measurement.api", request.api)) if asked is not None]
+    asked = (("attacks[].reference_auc", request.reference), ("measurement.api", request.api), ("pool", request.pool))
+    return [name for name, given in asked if given is not None]
 
 
 def _queries(out):
@@ -103,6 +105,7 @@ def _attack(out, name):
         "at_threshold": [point.to_json() for point in result.at_threshold],
         "z": perm.z[name],
         "p_value": perm.p_values[name],
+        "needed": needed(card, result.calls_at_setting, out.measured.facts.get("pool"), out.measured.facts.get("surrogate")),
         "reference_auc": result.reference and result.reference.value,
         "reference_interval": result.reference and {"low": result.reference.low, "high": result.reference.high},
         "above_all_nonmembers": int((scores[is_member] > scores[~is_member].max()).sum()),

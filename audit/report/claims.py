@@ -16,13 +16,14 @@ from audit.report.parts import (
     curve_images,
     done_rows,
     finding,
+    has_checkpoint,
     headline_auc,
     reference_of,
     terms_words,
     title_of,
     tpr_of,
 )
-from audit.report.words import ACCESS, none_told_apart, not_visible, verdict_words, visible
+from audit.report.words import ACCESS, access_ran, access_words, none_told_apart, not_visible, verdict_words, visible, weak_null
 
 NAMED_FPR = 0.01
 FROM_MODELS = {"white-box": "the weights", "gray-box": "access to the API", "black-box": "samples"}
@@ -41,7 +42,7 @@ def claims(report):
     if verdict["level"] != "inconclusive":
         allowed += _epsilon(report)
     allowed += _instrument(report)
-    blocked = [*_against_verdict(report), *_always(report), *_unresolved(report), *_threat_models(report), *_optimistic(report), *_relative(report)]
+    blocked = [*_against_verdict(report), *_always(report), *_unresolved(report), *_threat_models(report), *_from_samples(report), *_optimistic(report), *_relative(report)]
     blocked += [*_split(report), *_about_epsilon(report)]
     return {"allowed": [{"text": text, "evidence": evidence} for text, evidence in allowed], "blocked": [{"text": text, "why": why} for text, why in blocked]}
 
@@ -76,7 +77,7 @@ def _condition(report):
 
 
 def _attacker(report, row):
-    return f"an attacker {ACCESS.get(row['threat_model'], 'of this kind')} ({title_of(row['name'])}{terms_words(report)})"
+    return f"an attacker {access_words(row)} ({title_of(row['name'])}{terms_words(report)})"
 
 
 def _ranks(report):
@@ -250,12 +251,22 @@ def _unresolved(report):
 
 
 def _threat_models(report):
-    ran = {row["threat_model"] for row in done_rows(report)}
+    ran = access_ran(report)
     return [
         (f"An attacker {ACCESS[model]} learns nothing about membership.", f"No {model} attack ran, so nothing is known about attackers with {FROM_MODELS[model]}.")
         for model in ACCESS
         if model not in ran
     ]
+
+
+def _from_samples(report):
+    """What must not be made of nearest samples that found nothing, and of an audit without the model."""
+    out = []
+    if weak := weak_null(report):
+        out.append(("Somebody who sees only samples cannot tell who was in the training set.", as_sentence(weak[0])))
+    if not has_checkpoint(report):
+        out.append(("The model was audited.", "Only samples were: no checkpoint was given, so nothing is known about attackers who query the model or hold its weights."))
+    return out
 
 
 def _optimistic(report):

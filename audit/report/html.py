@@ -17,6 +17,7 @@ from audit.glossary import GLOSSARY
 from audit.report import words
 from audit.report.claims import claims_of
 from audit.report.evidence import evidence
+from audit.report.needed import needed_words, pool_words
 from audit.report.palette import VERDICTS
 from audit.report.parts import comparison_cells, comparison_note
 
@@ -156,26 +157,43 @@ def _held_out_words(run):
 
 
 def _audited(report):
-    checkpoint, queries, made, measured = report["checkpoint"], report["queries"], report["preprocessing"], report["measurement"]
-    t, channels, height, width = measured["timesteps"], *checkpoint["image_shape"]
+    queries, made, measured = report["queries"], report["preprocessing"], report["measurement"]
+    t = measured["timesteps"]
     rows = [
         ("Run", f"{report['run']['name']} ({report['run']['id']}), started {fmt.iso(report['run']['created'])}"),
+        *_model(report),
+        *_samples(report),
+        ("Query images", f"{fmt.count(queries['members'])} members, {fmt.count(queries['nonmembers'])} non-members; {SPLITS[queries['split']]}"),
+        ("Held out", f"{fmt.count(queries['evaluation_members'])} members, {fmt.count(queries['evaluation_nonmembers'])} non-members"),
+        ("Preprocessing", f"crop {made['crop']}, filter {made['filter']}, size {_size(made['size'])}"),
+        ("Model calls", f"{fmt.count(measured['model_calls'])}, {fmt.count(measured['model_calls_per_image'])} per image"),
+    ]
+    if t:
+        grid = f"{fmt.count(len(t))} timesteps, {fmt.window(t[0], t[-1])}, {fmt.count(measured['draws'])} noise draws each"
+        rows.insert(-1, ("Measured", f"{grid}, seed {measured['seed']}, {measured['precision']}"))
+    return pairs(rows)
+
+
+def _model(report):
+    """What was recognised in the checkpoint, or that there was none."""
+    checkpoint = report["checkpoint"]
+    channels, height, width = checkpoint["image_shape"]
+    if not words.has_checkpoint(report):
+        return [("Checkpoint", f"none: {checkpoint['reason']}"), ("Compared as", f"images of {width} × {height} × {channels}")]
+    return [
         ("Checkpoint", f"{checkpoint['format']}, {checkpoint['architecture']}, {fmt.millions(checkpoint['parameters'])} parameters, weights: {checkpoint['weights']}"),
         ("SHA-256", checkpoint["sha256"]),
         *_reference(report),
         *([("Seen through an API", f"{words.api_of(report)}; a timestep counts the steps shown")] if words.api_of(report) else []),
         ("Predicts", f"{checkpoint['prediction_type']}, {fmt.count(checkpoint['train_timesteps'])} timesteps, images of {width} × {height} × {channels}"),
         *((f"Setting {setting['name']}", f"{setting['value']}, from {setting['decided_by']}") for setting in checkpoint["settings"]),
-        ("Query images", f"{fmt.count(queries['members'])} members, {fmt.count(queries['nonmembers'])} non-members; {SPLITS[queries['split']]}"),
-        ("Held out", f"{fmt.count(queries['evaluation_members'])} members, {fmt.count(queries['evaluation_nonmembers'])} non-members"),
-        ("Preprocessing", f"crop {made['crop']}, filter {made['filter']}, size {_size(made['size'])}"),
-        (
-            "Measured",
-            f"{fmt.count(len(t))} timesteps, {fmt.window(t[0], t[-1])}, {fmt.count(measured['draws'])} noise draws each, seed {measured['seed']}, {measured['precision']}",
-        ),
-        ("Model calls", f"{fmt.count(measured['model_calls'])}, {fmt.count(measured['model_calls_per_image'])} per image"),
     ]
-    return pairs(rows)
+
+
+def _samples(report):
+    """The pool of samples, where there is one."""
+    pool = report.get("pool")
+    return [("Samples", pool_words(pool)), ("SHA-256 of the samples", pool["sha256"])] if pool else []
 
 
 def _reference(report):
@@ -192,7 +210,8 @@ def sound(report):
     test = report["permutation"]
     rows.append(("Permutation test over all attacks", fmt.p_value(test["p_value"]), f"{fmt.count(test['draws'])} relabellings, both score kinds"))
     tried = report["self_test"]
-    rows.append(("Self-test of the checkpoint", f"denoising error {fmt.number(tried['error'])}", f"predicting no noise has {fmt.number(tried['baseline'])}"))
+    if tried:
+        rows.append(("Self-test of the checkpoint", f"denoising error {fmt.number(tried['error'])}", f"predicting no noise has {fmt.number(tried['baseline'])}"))
     visible, share = report["minimum_detectable_auc"], report.get("minimum_detectable_share")
     smallest = f"Smallest visible {words.finding(report)}"
     rows.append((smallest, "not resolvable" if visible is None else f"AUC {fmt.auc(visible)}", "what this many images would show 4 times in 5"))
@@ -243,9 +262,10 @@ def _attacks(report):
             found.append((name, row["threat_model"], f"{row['status']}: {row['reason']}", *[""] * len(FPRS)))
             continue
         found.append((name, row["threat_model"], fmt.value_interval(row["auc"]), *(fmt.tpr(words.tpr_of(row, at), members, n) for at in FPRS)))
-        chosen.append((name, _settings(row["settings"]), fmt.auc(row["selection"]["calibration_auc"]), fmt.p_value(row["p_value"]), fmt.count(row["model_calls_per_image"])))
+        calls, needs = fmt.count(row["model_calls_per_image"]), needed_words(row) or ""
+        chosen.append((name, _settings(row["settings"]), fmt.auc(row["selection"]["calibration_auc"]), fmt.p_value(row["p_value"]), calls, needs))
     heads = ("attack", "threat model", "AUC [95 % interval]", *(f"TPR at {fmt.fpr(at)} FPR" for at in FPRS))
-    settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image")
+    settings = ("attack", "settings chosen on the calibration half", "AUC there", "permutation", "calls per image", "what the attacker needs")
     warnings = "".join(f"<p>{escape(text)}</p>" for text in report["warnings"])
     warnings += _sentences([text for row in words.done_rows(report) if (text := words.reference_sentence(report, row))])
     note = f"n = {_judged(report)}. Intervals: DeLong, logit-t (AUC); binomial mixture (TPR)."

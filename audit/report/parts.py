@@ -39,6 +39,11 @@ def reference_of(report):
     return (report.get("measurement") or {}).get("reference")
 
 
+def has_checkpoint(report):
+    """False where only samples were given, and nothing is known of the model behind them."""
+    return report["checkpoint"].get("reason") is None
+
+
 def api_of(report):
     """`20 steps, 8-bit pictures`: what the API showed that was attacked, in words; None where the model itself was."""
     api = (report.get("measurement") or {}).get("api")
