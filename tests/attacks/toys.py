@@ -5,6 +5,9 @@ import torch
 
 from audit.attacks import ATTACKS
 from audit.engine import MeasurePlan, measure_block, own_grids, specs
+from audit.pool.nearest import Nearest
+from audit.pool.sampler import draw
+from audit.pool.store import PoolFolder, pool_key
 from audit.presets import grid
 from audit.probes import PROBES
 from audit.tables import Tables, write_tables
@@ -13,6 +16,7 @@ from models.toy import Gaussian, Memoriser, small_schedule
 SHAPE = (1, 8, 8)
 STEPS = 100
 DRAWS = 2
+POOL = 120
 
 
 def pictures(count, seed=0, shape=SHAPE):
@@ -42,7 +46,24 @@ def plan_of(model, names=tuple(ATTACKS), draws=DRAWS, seed=0, batch_size=None, f
 
 
 def tables_of(folder, model, x0, **changes):
-    """Tables of a run folder after such an audit."""
-    plan = plan_of(model, **changes)
-    write_tables(folder, len(x0), specs(plan, model.schedule), [(0, measure_block(model, x0, plan))])
+    """Tables of a run folder after such an audit, with a pool of the model's own samples where an attack needs one."""
+    plan, found, blocks = plan_of(model, **changes), {}, []
+    if any("pool" in ATTACKS[name].card.needs for name in changes.get("names", ATTACKS)):
+        pooled = pool_tables(folder / "pool", x0, samples_of(model, POOL, changes.get("seed", 0)))
+        found, blocks = dict.fromkeys(pooled, ("feature", None)), [(0, pooled)]
+    if plan.probes:
+        found, blocks = found | specs(plan, model.schedule), [*blocks, (0, measure_block(model, x0, plan))]
+    write_tables(folder, len(x0), found, blocks)
     return Tables.load(folder)
+
+
+def samples_of(model, count, seed=0):
+    """uint8 (count,H,W,C) from the model's own DDIM sampler in 20 steps."""
+    return draw(model, range(count), "ddim", 20, seed)
+
+
+def pool_tables(folder, x0, samples):
+    """{table: float32 (1,N,K)} of pictures beside a pool of samples; every picture is a cluster of its own."""
+    pool = PoolFolder(folder, pool_key(kind="toy")).finish(len(samples), samples.shape[1:], [samples])
+    queries = ((x0.double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return Nearest().measure(queries, 0, len(queries), np.arange(len(queries)), pool, "cpu")
