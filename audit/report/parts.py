@@ -41,7 +41,7 @@ def reference_of(report):
 
 def has_checkpoint(report):
     """False where only samples were given, and nothing is known of the model behind them."""
-    return report["checkpoint"].get("reason") is None
+    return (report.get("checkpoint") or {}).get("reason") is None
 
 
 def api_of(report):

@@ -62,7 +62,7 @@ def test_it_scores_as_the_attack_does_on_the_surrogate_alone(base, both):
     assert np.array_equal(scores, plain.score(knowing, best)) and np.array_equal(attack.score(tables, best, EVEN), scores[EVEN])
     assert np.array_equal(attack.score_draw(tables, best, 0), plain.score_draw(knowing, best, 0))
     assert (attack.calls_at_setting(tables, best), attack.calls_per_image(tables)) == (plain.calls_at_setting(knowing, best), plain.calls_per_image(knowing))
-    with pytest.raises(AttackError, match="^needs a sample pool$"):
+    with pytest.raises(AttackError, match=r"^needs a sample pool$"):
         attack.candidates(target, {})
 
 

@@ -15,30 +15,20 @@ from audit.stats import evaluate
 from audit.surrogates import surrogate_settings
 from audit.tables import Tables, write_tables
 from models import open_checkpoint
-from models.schedule import q_sample
 from models.toy import Gaussian, Memoriser, small_schedule
-from tests.attacks.toys import SHAPE, pictures
+from tests.attacks.toys import SHAPE, pictures, samples_of
 
-N, POOL, STEPS = 80, 600, 20  # members and as many others; samples; sampler steps
+N, POOL, STEPS = 80, 600, 20  # members and as many others; samples; steps of the toys' schedule
 SURROGATE_OF_TOYS = {"steps": 1500, "width": 16, "batch_size": 32, "lr": 2e-3, "train_timesteps": 200, "ema_decay": 0.99, "held_out": 0.1, "validate_every": 300}
 pytestmark = pytest.mark.slow
 
 
-def samples(toy):
-    """uint8 (POOL,H,W,C): what the toy draws by deterministic steps."""
-    x = torch.randn((POOL, *SHAPE), generator=torch.Generator().manual_seed(3))
-    for t in range(STEPS - 1, -1, -1):
-        answer = toy.predict(x, torch.full((POOL,), t))
-        x = answer.x0_hat if t == 0 else q_sample(toy.schedule, answer.x0_hat, torch.full((POOL,), t - 1), answer.eps_hat)
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
 def interval(toy, x0, folder, seed=0):
     """The AUC interval of surrogate_loss_eps: settings chosen on every other image, judged on the rest."""
-    np.save(folder / "pool.npy", samples(toy))
+    np.save(folder / "pool.npy", samples_of(toy, POOL))
     training = surrogate_settings(SURROGATE_OF_TOYS | {"seed": seed}).training(SHAPE)
     place = tasks.Place("", "", "cpu", 1)
-    outcome = tasks.train_surrogate(place, str(folder / "pool.npy"), training, str(folder), tasks.FileFlag(folder / "stop"))
+    outcome = tasks.train_surrogate(place, str(folder / "pool.npy"), np.arange(POOL), training, str(folder), tasks.FileFlag(folder / "stop"))
     assert outcome.kind == "", outcome.trace
     assert (folder / "surrogate.png").exists() and outcome.value["training_seconds"] > 0 and outcome.value["kept_step"] % 300 == 0
     model = open_checkpoint(Path(folder) / "model")
