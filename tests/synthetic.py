@@ -63,13 +63,14 @@ def query_tables(eps_mse, seed):
 
 def synthetic_run(
     folder, members=450, nonmembers=450, leak=2.0, seed=0, preset="quick", draws=2, name="synthetic", timesteps=20, edit=None, shift=0.0, provenance="manifest", clusters=None,
-    attacks=ATTACKS, thumbnails=True,
+    attacks=ATTACKS, thumbnails=True, pool=0, checkpoint=True,
 ):  # fmt: skip
     """Write a finished run folder and return its report.
 
     Args: folder: made; leak: strength of the members' advantage (0 = none, 2 = clear); edit: called with {table: array} before the tables are written;
         shift: by how many sd the members' files are larger, which the blind baseline sees; provenance: kind of the split; clusters: int (N,) near duplicates;
-        attacks: of ATTACKS and QUERIES; thumbnails: False where nobody looks at pictures, since 900 files take as long as the tables and their report.
+        attacks: of ATTACKS and QUERIES; thumbnails: False where nobody looks at pictures, since 900 files take as long as the tables and their report;
+        pool: so many samples, near copies of members as far as there is a leak, with the attacks that read them; checkpoint: False = nothing but these samples.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,8 +89,15 @@ def synthetic_run(
         tables |= query_tables(tables["eps_mse"], seed)
     if edit:
         edit(tables)
-    write_tables(folder / "tables", n, {name: ("timestep", t) for name in tables}, [(0, tables)])
-    request = Request("/checkpoints/synthetic", "/images/members", "/images/nonmembers", name, preset, seed=seed, draws=draws, timesteps=timesteps, attacks=attacks)
+    specs = {name: ("timestep", t) for name in tables}
+    if not checkpoint:
+        tables, specs, attacks, draws, t = {}, {}, (), 1, np.empty(0, np.int64)
+    sampled = sample_tables(folder, images, is_member, pool, leak, seed) if pool else None
+    if pool:
+        tables, specs, attacks = tables | sampled[0], specs | dict.fromkeys(sampled[0], ("feature", None)), (*attacks, "nearest", "nearest_calibrated")
+    write_tables(folder / "tables", n, specs, [(0, {name: values}) for name, values in tables.items()])
+    where = ("/checkpoints/synthetic" if checkpoint else None, "/images/members", "/images/nonmembers")
+    request = Request(*where, name, preset, seed=seed, draws=draws, timesteps=timesteps, attacks=attacks, pool=(pool and (pool if checkpoint else "/samples")) or None)
     queries = {
         "images": [
             {"image_id": i, "path": f"image-{k:05d}.png", "is_member": bool(m), "cluster": int(c), "source_sha256": hashlib.sha256(f"file {k}".encode()).hexdigest()}
@@ -101,21 +109,26 @@ def synthetic_run(
         "duplicates": {"exact": 0, "pairs": [], "near": 0, "clusters": 0, "near_pairs": [], "rule": "made without pictures"},
         "preprocessing": {"crop": "center", "filter": "bicubic", "size": [16, 16]},
     }
-    checkpoint = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "format": "diffusers", "architecture": "UNet2DModel 32-64-64", "parameters": 1_112_801, "weights": "only"}
-    checkpoint |= {
+    described = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "format": "diffusers", "architecture": "UNet2DModel 32-64-64", "parameters": 1_112_801, "weights": "only"}
+    described |= {
         "prediction_type": "epsilon",
         "train_timesteps": STEPS,
         "image_shape": [1, 16, 16],
         "settings": [{"name": "beta_schedule", "value": "linear", "decided_by": "scheduler_config.json"}],
     }
-    checkpoint |= {"confidence": "certain", "files": ["unet/config.json"], "missing": []}
+    described |= {"confidence": "certain", "files": ["unet/config.json"], "missing": []}
+    if not checkpoint:
+        from audit.jobs.tasks import no_checkpoint
+
+        described = no_checkpoint((1, 16, 16))
     calls = len(t) * draws
     measurement = {
         "run": {"id": hashlib.sha256(str(folder.name).encode()).hexdigest()[:8], "name": name, "created": CREATED},
-        "checkpoint": checkpoint,
+        "checkpoint": described,
+        "pool": sampled and sampled[1] | ({} if checkpoint else {"kind": "given", "sampler": None, "steps": None, "seed": None, "seconds": 0.0}),
         "provenance": {"kind": provenance},
         "schedule": {"alphas_cumprod": schedule().tolist()},
-        "self_test": {"passed": True, "error": 0.05, "baseline": 1.0, "per_t": [], "hint": ""},
+        "self_test": {"passed": True, "error": 0.05, "baseline": 1.0, "per_t": [], "hint": ""} if checkpoint else None,
         "measurement": {
             "timesteps": t.tolist(),
             "draws": draws,
@@ -138,7 +151,28 @@ def synthetic_run(
     for file, data in (("request.json", request.to_json()), ("queries.json", queries), ("measurement.json", measurement)):
         (folder / file).write_text(json.dumps(data), encoding="utf-8")
     (folder / "log.txt").write_text("synthetic run\n", encoding="utf-8")
+    if pool:
+        from audit.pool.evidence import write_samples
+
+        write_samples(folder, sampled[2])
     return analyse(folder)
+
+
+def sample_tables(folder, images, is_member, count, leak, seed):
+    """({table: float32 (1,N,K)}, what measurement.json says of the pool, the Pool): every second sample is a member under noise that falls with the leak."""
+    import tempfile
+
+    from audit.pool.nearest import Nearest
+    from audit.pool.store import PoolFolder
+
+    rng = np.random.default_rng([seed, 3])
+    samples = np.clip(rng.normal(0, 1, (count, 4, 4, 1)).repeat(4, 1).repeat(4, 2) * 60 + 110, 0, 255)
+    known = rng.permutation(np.flatnonzero(is_member))[: (count + 1) // 2]
+    samples[::2][: len(known)] = images[known] + rng.normal(0, 120 / (1 + 2 * leak), samples[::2][: len(known)].shape)
+    pool = PoolFolder(tempfile.mkdtemp(dir=folder.parent), "0" * 64).finish(count, (16, 16, 1), [np.clip(samples, 0, 255).astype(np.uint8)], kind="drawn", left_out=[], resized=0)
+    tables = Nearest().measure(images, 0, len(images), np.arange(len(images)), pool, "cpu")
+    told = {"sampler": "ddim", "steps": 50, "seed": seed, "seconds": 61.0, "classes": None, "resized": 0, "query_images": 0, "left_out": [], "model_calls": 50 * count}
+    return tables, {"images": count, "sha256": pool.info["sha256"], "kind": "drawn"} | told, pool
 
 
 if __name__ == "__main__":

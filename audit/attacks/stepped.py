@@ -73,7 +73,7 @@ class SteppedAttack:
         raise NotImplementedError(f"{type(self).__name__} has no formula")
 
     def filtered(self, tables, name, choice):
-        """The name of the table that a choice reads: with its low-pass filter NAME_low. Raises AttackError: it was not measured."""
+        """The name of the table that a choice reads: with its low-pass filter NAME_low. Raises NotMeasuredError: it was not measured."""
         read = name if choice.filter == "none" else f"{name}_low"
         if read not in tables:
             raise NotMeasuredError(f"needs the table {read}, which was not measured")

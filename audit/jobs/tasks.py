@@ -1,6 +1,6 @@
 """What runs on a device worker. Each task returns an Outcome instead of raising: Dask would log an exception with the names of files in it.
 
-The network stays loaded between tasks, one per process, under the checkpoint's SHA-256.
+What is needed of one checkpoint stays loaded between tasks, the last one per process, under `Place.identity`.
 """
 
 import functools

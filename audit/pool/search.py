@@ -1,7 +1,8 @@
 """Exact nearest neighbours of many pictures among many, in blocks: one matrix product per block finds candidates, and the candidates' distances are computed anew.
 
 |x - g|^2 = |x|^2 + |g|^2 - 2 x.g loses all digits in float32 where x and g are nearly the same picture, the very case that matters. So a block keeps a few more
-candidates than asked for, their differences are summed directly in float64, and a row whose last candidate could still hide a nearer one is compared with everything.
+candidates than asked for, their differences are taken pixel by pixel and summed in float64, and a row whose last candidate could still hide a nearer one is
+compared with everything.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 BLOCK_BYTES = 64 * 2**20  # of one block of pictures as float32, and of one block of products
+CHECK_BYTES = 2 * 2**20  # of pairs whose differences are taken at once: they stay in the processor's cache
 SPARE = 8  # candidates beyond those asked for
 ROUNDING = 2.0**-21  # eight float32 roundings: what a sum of D rounded terms is off by grows as sqrt(D)
 
@@ -37,7 +39,7 @@ def nearest(queries, pool, k, device="cpu", transform=None, skip=None, should_st
     x, size = _vectors(queries, transform), int(np.prod(queries.shape[1:]))
     centre = x.mean(dim=0, dtype=torch.float64).float()  # distances stay, norms and with them the rounding shrink
     x_device = (x - centre).to(device)
-    norm = x_device.double().square().sum(dim=1)
+    norm = _squares(x_device)
     wanted, rows = min(k + SPARE, len(pool)), max(1, min(BLOCK_BYTES // (4 * size), BLOCK_BYTES // (4 * max(1, len(x)))))
     best = torch.full((len(x), wanted), torch.inf, device=device, dtype=torch.float32)
     at = torch.full((len(x), wanted), -1, device=device, dtype=torch.int64)
@@ -46,7 +48,7 @@ def nearest(queries, pool, k, device="cpu", transform=None, skip=None, should_st
         _stop(should_stop)
         last = min(first + rows, len(pool))
         g = (_vectors(pool[first:last], transform) - centre).to(device)
-        squares = g.double().square().sum(dim=1)
+        squares = _squares(g)
         largest = max(largest, float(squares.max()))
         products = torch.addmm(squares.float(), x_device, g.T, alpha=-2)  # |x|^2 is the same for all of a row
         if skip is not None:
@@ -62,15 +64,13 @@ def _checked(x, pool, k, at, there, bound, more, transform, skip, should_stop):
     """Found, from candidates whose distances are computed anew; rows that the candidates do not settle are compared with every picture."""
     distance = np.full((len(x), max(k, at.shape[1])), np.inf)
     index = np.full(distance.shape, -1, dtype=np.int64)
-    step = max(1, BLOCK_BYTES // (8 * x.shape[1]))
+    step = max(1, CHECK_BYTES // (4 * x.shape[1]))
     row, column = np.nonzero(there)
     for first in range(0, len(row), step):
         _stop(should_stop)
         part = slice(first, first + step)
         taken = at[row[part], column[part]]
-        known, back = np.unique(taken, return_inverse=True)
-        g = _vectors(pool[known], transform)[torch.as_tensor(back)]
-        distance[row[part], column[part]] = (x[torch.as_tensor(row[part])].double() - g.double()).square().sum(dim=1).numpy()
+        distance[row[part], column[part]] = _squares(_vectors(pool[taken], transform).sub_(x[torch.as_tensor(row[part])])).numpy()
         index[row[part], column[part]] = taken
     order = np.lexsort((index, distance), axis=1)
     distance, index = np.take_along_axis(distance, order, 1)[:, :k], np.take_along_axis(index, order, 1)[:, :k]
@@ -86,13 +86,18 @@ def _against_all(x, pool, k, transform, skip):
     found, step = [], max(1, BLOCK_BYTES // (8 * len(x)))
     for first in range(0, len(pool), step):
         g = _vectors(pool[first : first + step], transform)
-        squares = (g.double() - x.double()).square().sum(dim=1).numpy()
+        squares = _squares(g.sub_(x)).numpy()
         if skip is not None:
             squares[skip(first, first + len(g))] = np.inf
         found.append(squares)
     squares = np.concatenate(found)
     order = np.argsort(squares, kind="stable")[:k]
     return squares[order], order
+
+
+def _squares(x):
+    """|x|^2 of each row, summed in float64; (B,) float64."""
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
 
 
 def _vectors(pictures, transform):

@@ -24,6 +24,7 @@ SHOWN_SIDE = 64  # px of a blurred picture
 DESCRIBED_SIDE = 16
 COMPARED = 5000  # images among which a neighbour is looked for: a few seconds of decoding
 PAIRS = 100
+PAIR_NUMBERS = ("distance", "around", "relative")
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------------------------------------
@@ -79,10 +80,40 @@ def _opened(data):
 
 def shown(run, image_id, blur):
     """`data:` address of a picture as a page may send it, or None. Inside the page itself: no address of its own outlives the visit."""
-    png = thumbnail(run, image_id)
+    return _address(thumbnail(run, image_id), blur)
+
+
+def _address(png, blur):
     if png is not None and blur:
         png = blurred(png)
     return None if png is None else f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def samples(run):
+    """What pool/samples.json of a run says: {"shown": [int], "pairs": [dict]}, as audit.pool.evidence writes it; None where it is missing or damaged."""
+
+    def make():
+        try:
+            found = json.loads((run.folder / "pool" / "samples.json").read_text(encoding="utf-8"))
+            pairs = [
+                {"image_id": str(p["image_id"]), "is_member": bool(p["is_member"]), "sample": int(p["sample"])} | {name: float(p[name]) for name in PAIR_NUMBERS}
+                for p in found["pairs"]
+            ]
+            return {"shown": [int(index) for index in found["shown"]], "pairs": pairs}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    return series.cached(run, "samples", make)
+
+
+def sample_shown(run, index, blur):
+    """`data:` address of one sample of the pool, or None. Args: index: int in the pool."""
+    try:
+        file = run.folder / "pool" / f"{int(index):08d}.png"
+        data = file.read_bytes() if file.stat().st_size <= MAX_BYTES else b""
+    except OSError:
+        return None
+    return _address(data if _opened(data) is not None else None, blur)
 
 
 def is_bundled(run):

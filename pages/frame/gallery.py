@@ -17,7 +17,15 @@ def picture(run, image_id, blur, alt, width=84):
 
     Args: alt: what it shows, without names from outside; width in px.
     """
-    address = pictures.shown(run, image_id, blur)
+    _draw(pictures.shown(run, image_id, blur), blur, alt, width)
+
+
+def sample(run, index, blur, alt, width=84):
+    """The thumbnail of one sample of the pool, by its index; otherwise as `picture`."""
+    _draw(pictures.sample_shown(run, index, blur), blur, alt, width)
+
+
+def _draw(address, blur, alt, width):
     if address is None:
         st.caption("no picture")
     else:

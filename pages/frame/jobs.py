@@ -297,7 +297,7 @@ def finished_rows(jobs):
                 "images": f"{fmt.count(result['members'])} + {fmt.count(result['nonmembers'])}" if result.get("members") is not None else "",
                 "finished": fmt.moment(job.finished) if job.finished else "",
                 "took": fmt.duration(result["seconds"]) if result.get("seconds") is not None else "",
-                "checkpoint": fmt.fingerprint(result.get("sha256") or ""),
+                "checkpoint": fmt.fingerprint(result["sha256"]) if result.get("sha256") else "samples only" if result else "",
             }
         )
     return rows

@@ -1,5 +1,7 @@
 """The menu, drawn by hand, and the guard that brings a page into it."""
 
+import ctypes
+import sys
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -30,10 +32,12 @@ MENU = (
     MenuLine("Evidence", "trajectories", "Loss trajectories", "timeline"),
     MenuLine("Evidence", "truncation", "Truncation", "content_cut"),
     MenuLine("Evidence", "images", "Images", "imagesmode"),
+    MenuLine("Evidence", "samples", "Samples", "photo_library"),
     MenuLine("Compare", "attacks", "Which attack?", "scatter_plot"),
     MenuLine("Share", "report", "Report", "description"),
 )
 
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 _script = threading.local()  # one script run has one thread; app.py marks it while it is on the stack
 
 
@@ -44,6 +48,8 @@ def main():
         nav().run()
     finally:
         _script.in_app = False
+        if _trim:
+            _trim(0)  # every script run has a thread of its own, whose freed memory glibc would keep
 
 
 def guard():

@@ -153,7 +153,8 @@ def _below_picker(place, run, with_badge):
     with place:
         if with_badge:
             badge(run.report["verdict"]["level"])
-        st.caption(f"{fmt.evaluated(run.report['queries'])} · {fmt.fingerprint(run.report['checkpoint']['sha256'])}", width="content")
+        sha256 = run.report["checkpoint"]["sha256"]
+        st.caption(f"{fmt.evaluated(run.report['queries'])} · {fmt.fingerprint(sha256) if sha256 else 'samples only'}", width="content")
 
 
 def _open_or_explain(entry):

@@ -32,3 +32,20 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("AUDIT_IDLE_EXIT", "60")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a network this small gains nothing from a second thread, and equal bits need equal threads
     return load().prepare_home()
+
+
+@pytest.fixture
+def calls_made(monkeypatch):
+    """Grows by the batch of every call of a network that a measuring task of this process makes, and of no other task."""
+    from audit.jobs import tasks
+    from models.base import Denoiser
+
+    made, measure, predict = [], tasks.measure, Denoiser.predict
+
+    def counted(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
+            return measure(*args)
+
+    monkeypatch.setattr(tasks, "measure", counted)
+    return made

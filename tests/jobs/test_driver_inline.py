@@ -18,7 +18,6 @@ from audit.jobs.driver import Driver
 from audit.jobs.store import MAX_ATTEMPTS, Store
 from audit.measured import read_measured
 from audit.tables import Tables
-from models.base import Denoiser
 
 CHECK = dict.fromkeys(submit.CHECK_FIELDS) | {"preset": "quick", "device": "cpu", "seed": 0, "precision": "fp32", "attacks": []}
 
@@ -86,24 +85,16 @@ def test_a_whole_audit(home, request_for):
     assert not list(home.tmp.iterdir())
 
 
-def test_each_probe_runs_once_however_many_attacks_read_it_and_its_calls_are_those_that_were_made(home, request_for, monkeypatch):
+def test_each_probe_runs_once_however_many_attacks_read_it_and_its_calls_are_those_that_were_made(home, request_for, calls_made):
     """dime and dime_m share one probe, naive_loss and loss_x0 another."""
-    attacks, made, real, predict = ("loss_x0", "naive_loss", "pia", "secmi", "dime", "dime_m", "pfami", "gray_free"), [], tasks.measure, Denoiser.predict
-
-    def counted(*args):
-        monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
-        outcome = real(*args)
-        monkeypatch.setattr(Denoiser, "predict", predict)
-        return outcome
-
-    monkeypatch.setattr(tasks, "measure", counted)
+    attacks = ("loss_x0", "naive_loss", "pia", "secmi", "dime", "dime_m", "pfami", "gray_free")
     job = run(home, request_for(attacks=attacks, draws=2))
     report = json.loads((Path(job.folder) / "report.json").read_text())
     per_image = 5 * 2 + (4 + 1) + 12 + 4 * 11 + 10 * 2 * 2  # noised, pia, secmi, dime, pfami
     once = 2 * 32 * 20  # free generations
     measured = report["measurement"]
     assert measured["probes"] == ["noised", "pia", "secmi", "dime", "pfami", "gray_free"] and measured["skipped"] == {}
-    assert sum(made) == measured["model_calls"] == 48 * per_image + once == report["cost"]["model_calls"] == job.done_calls
+    assert sum(calls_made) == measured["model_calls"] == 48 * per_image + once == report["cost"]["model_calls"] == job.done_calls
     assert {p["probe"]: (len(p["timesteps"]), p["draws"]) for p in measured["own"]} == {"pia": (4, 1), "secmi": (10, 1), "dime": (4, 10), "pfami": (10, 2), "gray_free": (20, 2)}
     assert {a["name"]: a["status"] for a in report["attacks"]} == dict.fromkeys(attacks, "done")
 

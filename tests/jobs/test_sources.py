@@ -18,7 +18,6 @@ from audit.report.evidence import evidence
 from audit.report.run import open_run
 from audit.request import Request
 from audit.stats.auc import auc
-from models.base import Denoiser
 from tests.jobs.test_driver_inline import driver, fail_in, no_background_worker, run  # noqa: F401, the fixture acts by being here
 
 ATTACKS = ("naive_loss", "sima")
@@ -39,21 +38,12 @@ def report_of(job):
     return json.loads((Path(job.folder) / "report.json").read_text())
 
 
-def test_a_reference_is_measured_beside_the_checkpoint(home, request_for, base, monkeypatch):
-    made, predict, real = [], Denoiser.predict, tasks.measure
-
-    def counted(*args):
-        monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
-        outcome = real(*args)
-        monkeypatch.setattr(Denoiser, "predict", predict)
-        return outcome
-
-    monkeypatch.setattr(tasks, "measure", counted)
+def test_a_reference_is_measured_beside_the_checkpoint(home, request_for, base, calls_made):
     job = run(home, request_for(attacks=ATTACKS, draws=2, reference=base, settings={"naive_loss": {"filter": "low-pass"}}))
     assert (job.state, job.error) == ("done", "")
     opened, report = open_run(job.folder), report_of(job)
     per_image = 2 * (5 * 2 + 4 * 2)  # both models: the grid, sima
-    assert sum(made) == report["measurement"]["model_calls"] == 48 * per_image == job.total_calls and report["measurement"]["model_calls_per_image"] == per_image
+    assert sum(calls_made) == report["measurement"]["model_calls"] == 48 * per_image == job.total_calls and report["measurement"]["model_calls_per_image"] == per_image
     assert report["measurement"]["reference"]["sha256"] not in (None, report["checkpoint"]["sha256"]) and "attacks[].reference_auc" not in report["not_checked"]
     assert {f"reference/{name}" for name in ("eps_mse", "sima_l4")} <= set(opened.tables)
     for row in report["attacks"]:

@@ -44,7 +44,7 @@ def test_equal_to_brute_force(pictures, transform, block, monkeypatch):
     queries, pool = (crowd(50, 2), crowd(400, 3)) if pictures == "random" else near_copies()
     found = nearest(queries, pool, 7, transform=transform)
     distance, index = brute(queries, pool, 7, transform)
-    np.testing.assert_allclose(found.distance, distance, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-6, atol=1e-9)  # each pixel's difference is rounded to float32
     if transform is None:  # ties go to the smaller index; after a filter they are ties no more
         assert np.array_equal(found.index, index)
 
@@ -61,7 +61,7 @@ def test_pairs_that_do_not_count_and_pools_that_are_too_small():
     together = clusters[:, None] == clusters[None]
     found = nearest(queries, queries, 5, skip=lambda a, b: together[:, a:b])
     distance, index = brute(queries, queries, 5, skip=together)
-    np.testing.assert_allclose(found.distance, distance, rtol=1e-9)
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-6)
     assert np.array_equal(found.index, index)
     few = nearest(queries, queries[:3], 5)
     assert np.isinf(few.distance[:, 3:]).all() and (few.index[:, 3:] == -1).all() and np.isfinite(few.distance[:, :3]).all()

@@ -5,10 +5,14 @@ lies outside what its claim allows. A share may miss its limit by three binomial
 """
 
 import argparse
+import json
 import math
+import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from scipy.integrate import quad
@@ -66,6 +70,24 @@ def main(doc, rows, runs):
         failed += not row.ok
     print(f"{failed} outside their claim; {time.process_time() - began:.0f} s of CPU")
     sys.exit(1 if failed else 0)
+
+
+def report_of_audit(home, request):
+    """report.json of a whole audit, from Request to report, run in this process under the folder `home`. Raises RuntimeError: it ended otherwise than done."""
+    from audit.config import load
+    from audit.jobs import submit
+    from audit.jobs.cluster import Engines, Inline
+    from audit.jobs.driver import Driver
+    from audit.jobs.store import Store
+
+    with mock.patch.dict(os.environ, {"AUDIT_HOME": str(home)}), mock.patch.object(submit, "ensure_worker", lambda config: False):
+        config = load().prepare_home()
+        job, _ = submit.submit_audit(config, request)
+        Driver(config, Engines(config, Inline)).run_waiting()
+        job = Store(config.home).get(job.id)
+    if job.state != "done":
+        raise RuntimeError(f"{job.name}, seed {request.seed}, ended as {job.state}: {job.error}")
+    return json.loads((Path(job.folder) / "report.json").read_text(encoding="utf-8"))
 
 
 # --- score models whose AUC and TPR are known ----------------------------------------------------------------------------------------------

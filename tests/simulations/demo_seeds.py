@@ -6,37 +6,16 @@ The seed draws the noise, the split into halves, and every permutation; the quer
 """
 
 import dataclasses
-import json
-import os
 import sys
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.simulations.common import Row, main
+from audit.demo import demo_request
+from tests.simulations.common import Row, main, report_of_audit
 
 RUNS = 5
-
-
-def audit(home, which, seed):
-    """The report of one checkpoint of the pair under one seed."""
-    from audit.config import load
-    from audit.demo import demo_request
-    from audit.jobs import submit
-    from audit.jobs.cluster import Engines, Inline
-    from audit.jobs.driver import Driver
-    from audit.jobs.store import Store
-
-    with mock.patch.dict(os.environ, {"AUDIT_HOME": str(home)}), mock.patch.object(submit, "ensure_worker", lambda config: False):
-        config = load().prepare_home()
-        job, _ = submit.submit_audit(config, dataclasses.replace(demo_request(which), seed=seed))
-        Driver(config, Engines(config, Inline)).run_waiting()
-        job = Store(config.home).get(job.id)
-    if job.state != "done":
-        raise RuntimeError(f"{which}, seed {seed}, ended as {job.state}: {job.error}")
-    return json.loads((Path(job.folder) / "report.json").read_text(encoding="utf-8"))
 
 
 def rows(runs=RUNS):
@@ -45,7 +24,7 @@ def rows(runs=RUNS):
     with tempfile.TemporaryDirectory() as home:
         for which in kinds:
             for seed in range(1, runs + 1):
-                report = audit(Path(home), which, seed)
+                report = report_of_audit(home, dataclasses.replace(demo_request(which), seed=seed))
                 auc = next(a["auc"] for a in report["attacks"] if a["name"] == report["verdict"]["headline_attack"])
                 kinds[which].append(report["verdict"]["level"])
                 yield Row(f"{which}, seed {seed}: headline AUC", auc["value"], note=f"[{auc['low']:.3f}, {auc['high']:.3f}] {kinds[which][-1]}")

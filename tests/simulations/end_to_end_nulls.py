@@ -6,7 +6,6 @@ fewer in 98 of 100 simulations.
     python tests/simulations/end_to_end_nulls.py [--runs N]
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.simulations.common import Row, main, share, uniform
+from tests.simulations.common import Row, main, report_of_audit, share, uniform
 
 RUNS, PICTURES, TRAINED_ON = 20, 240, 64
 MOST_ALARMS = 3
@@ -24,11 +23,6 @@ MOST_ALARMS = 3
 
 def audit(root, seed):
     """The report of one audit; `root` is an empty folder."""
-    from audit.config import load
-    from audit.jobs import submit
-    from audit.jobs.cluster import Engines, Inline
-    from audit.jobs.driver import Driver
-    from audit.jobs.store import Store
     from audit.request import Request
     from audit.splitter import split
     from tests.jobs import pair
@@ -40,14 +34,8 @@ def audit(root, seed):
     request = Request(
         str(root / "model"), **sets, name="null", preset="quick", timesteps=5, draws=1, seed=seed, device="cpu", batch_size=64, manifest=str(root / "split.json")
     )
-    with mock.patch.dict(os.environ, {"AUDIT_HOME": str(root / "home"), "OMP_NUM_THREADS": "1"}), mock.patch.object(submit, "ensure_worker", lambda config: False):
-        home = load().prepare_home()
-        job, _ = submit.submit_audit(home, request)
-        Driver(home, Engines(home, Inline)).run_waiting()
-        job = Store(home.home).get(job.id)
-    if job.state != "done":
-        raise RuntimeError(f"audit {seed} ended as {job.state}: {job.error}")
-    return json.loads((Path(job.folder) / "report.json").read_text(encoding="utf-8"))
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+        return report_of_audit(root / "home", request)
 
 
 def rows(runs=RUNS):
