@@ -13,12 +13,12 @@ from audit.attacks import asked_of, choose
 from audit.errors import AuditError
 from audit.jobs import tasks
 from audit.jobs.cluster import EngineLost
+from audit.report.pictures import SURROGATE as PICTURE
 from audit.sources import SURROGATE
 from audit.surrogates import FOLDER, surrogate_key, surrogate_settings
 
 POLL_S = 0.5
 PREFIX = "surrogate_"  # of the attacks' names
-PICTURE = "surrogate.png"  # its own samples, in the run folder
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from audit.sources import REFERENCE, SURROGATE, TARGET
 NO_CHECKPOINT = "needs a checkpoint"
 SELF_TEST_IMAGES = 64
 PROGRESS, PROGRESS_S, SAVE_S = "progress.json", 0.5, 20.0  # of a training: where it is, how often that is written, how much a crash can cost; seconds
-OWN_SAMPLES, OWN_STEPS = 32, 50  # pictures that a surrogate draws of itself
+OWN_SAMPLES, OWN_STEPS, SHEET_SIDE = 32, 50, 512  # pictures that a surrogate draws of itself, and their sheet in pixels
 SHARED_BY = 200  # images that calls made once are spread over when a budget is counted: the checkpoint is opened before the images are
 
 
@@ -424,8 +424,6 @@ def train_surrogate(place, images, kept, training, folder, flag):
     Returns: {"steps_done", "kept_step", "held_out_loss", "training_seconds", "stopped_early"}; None where no samples were held out.
     Raises: Stopped; models.errors.TrainingDiverged, ModelError.
     """
-    import shutil
-
     from models.train import TrainingStopped, TrainSettings, contact_sheet, sample, train
 
     _prepare_process(place)
@@ -442,11 +440,13 @@ def train_surrogate(place, images, kept, training, folder, flag):
             from audit.engine import Stopped
 
             raise Stopped from None
-        shutil.rmtree(Path(folder) / "surrogate.png", ignore_errors=True)
+        (Path(folder) / "surrogate.png").unlink(missing_ok=True)
     if not (Path(folder) / "surrogate.png").exists():
         drawn = sample(out, OWN_SAMPLES, seed=training["seed"], batch_size=OWN_SAMPLES, steps=min(OWN_STEPS, training["scheduler_config"]["num_train_timesteps"]), device=device)
         tmp = Path(folder) / "drawn.png"
-        contact_sheet(drawn, columns=8, scale=max(1, 64 // drawn.shape[1])).save(tmp)
+        sheet = contact_sheet(drawn, columns=8, scale=max(1, SHEET_SIDE // 8 // drawn.shape[1]))
+        sheet.thumbnail((SHEET_SIDE, SHEET_SIDE))
+        sheet.save(tmp)
         os.replace(tmp, Path(folder) / "surrogate.png")
     made = json.loads((out / "training.json").read_text(encoding="utf-8"))
     held_out = made.get("held_out") or {}
