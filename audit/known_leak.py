@@ -12,6 +12,7 @@ from audit.errors import RunFolderError
 from audit.stats.controls import Control
 from audit.stats.permutation import LEVEL
 
+OWN_POOL = 1000  # samples drawn from the bundled checkpoint where the run was given a folder of them
 NAME, FILE = "bundled_leaky", "known_leak.json"
 SETTINGS = ("preset", "attacks", "timesteps", "draws", "seed", "budget", "device", "batch_size", "precision", "settings", "api")  # of the run; images and checkpoint are the demo's
 
@@ -19,8 +20,10 @@ SETTINGS = ("preset", "attacks", "timesteps", "draws", "seed", "budget", "device
 def request_like(request):
     """audit.request.Request for the bundled leaky checkpoint with another request's settings."""
     same = {name: getattr(request, name) for name in SETTINGS}
+    pool = request.pool if request.pool is None or request.draws_pool else OWN_POOL  # somebody's own samples are not the demo's
+    drawn = {"pool": pool, "pool_sampler": request.pool_sampler, "pool_steps": request.pool_steps}
     twin = request.reference and str(FOLDER / "twin")  # the bundled pair's natural reference
-    return dataclasses.replace(demo_request("leaky"), name=f"control of {request.name}", reference=twin, **same)
+    return dataclasses.replace(demo_request("leaky"), name=f"control of {request.name}", reference=twin, **same, **drawn)
 
 
 def found_in(report):

@@ -8,7 +8,7 @@ import pytest
 from audit.analysis import analyse, compute
 from audit.cli import main
 from audit.errors import RunFolderError
-from audit.known_leak import FILE, found_in, known_leak, request_like
+from audit.known_leak import FILE, OWN_POOL, found_in, known_leak, request_like
 from audit.measured import read_measured
 from audit.report.build import build_report
 from audit.report.words import verdict_words
@@ -36,6 +36,12 @@ def test_the_request_has_the_runs_settings_and_the_demos_images():
     assert made.name == "control of mine" and made.checkpoint.endswith("leaky") and made.manifest.endswith("manifest.json")
     assert (made.preset, made.attacks, made.timesteps, made.draws, made.seed) == ("thorough", ("loss_eps",), 7, 3, 11)
     assert (made.device, made.batch_size, made.precision, made.settings) == ("cpu", 5, "bf16", {"loss_eps": {"statistic": "max"}})
+
+
+def test_samples_are_drawn_from_the_demos_checkpoint_too():
+    drawn = request_like(Request("/mine", "/a", "/b", "mine", pool=40, pool_steps=5))
+    assert (drawn.pool, drawn.pool_steps) == (40, 5) and request_like(Request("/mine", "/a", "/b", "mine")).pool is None
+    assert request_like(Request(None, "/a", "/b", "mine", pool="/samples")).pool == OWN_POOL  # somebody else's samples say nothing of the demo's network
 
 
 def test_a_run_that_was_not_asked_has_three_controls_and_says_so(quiet):

@@ -1,6 +1,7 @@
 """The part of an audit that attackers without a model play: drawing or reading sample pools, and searching them. Shards on the same device workers, resumable."""
 
 import hashlib
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from audit.attacks import ATTACKS, choose
-from audit.errors import PoolError
+from audit.errors import HomeError, PoolError
 from audit.jobs import tasks
 from audit.jobs.inputs import fingerprint
 from audit.jobs.shards import ShardFolder, cut, shard_key
@@ -97,12 +98,18 @@ class Pools:
         audit.ticket.update(total_calls=total)
         pool = target.finished()
         if pool is None:
+            self._check_disk(count * int(np.prod(shape)))
             audit.ticket.phase("Drawing samples" + (" from the reference" if source else ""))
             pool = self._draw_shards(target, source, count, (*shape[1:], shape[0]), each, classes)
         else:
             audit.ticket.log.write(f"{count} samples were drawn before")
         self.of[source] = pool
         audit.ticket.update(done_calls=self.calls, done_images=0, total_images=audit.count, done_shards=0, total_shards=0)
+
+    def _check_disk(self, size):
+        free = shutil.disk_usage(self.audit.config.home).free
+        if free < 2 * size:  # the shards, and the array that is made of them
+            raise HomeError(f"Disk: {free / 1e9:.1f} GB free, the samples take {size / 1e9:.1f} GB and twice that while they are drawn. Free space, or ask for fewer: --pool N.")
 
     def _draw_shards(self, target, source, count, shape, each, classes):
         audit, (sampler, steps) = self.audit, self.request.sampler

@@ -236,7 +236,9 @@ def start_reason(chosen, answers, used, name, price, config, how):
 
 
 def new_calls(card):
-    """`0 calls, shared` for an attack that only reads the loss grid, else the probes it adds."""
+    """`0 calls, shared` for an attack that only reads the loss grid, else the probes it adds, or what it lacks here."""
+    if "pool" in card.needs:
+        return "needs samples, which the command line gives (--pool)"
     extra = sorted(set(card.probes) - SHARED_PROBES)
     return ", ".join(extra) if extra else "0 calls, shared"
 
@@ -256,7 +258,8 @@ def attack_table(attacks):
                 if st.checkbox(card.title, value=True, key=f"new_use_{name}", persist_state="session"):
                     used.append(name)
                 with st.container(key=f"small_attack_{name}"):
-                    st.text(f"{card.threat_model} · {new_calls(card)} · {'no extra time' if set(card.probes) <= SHARED_PROBES else 'time in the price'}")
+                    time = "skipped here" if card.needs else "no extra time" if set(card.probes) <= SHARED_PROBES else "time in the price"
+                    st.text(f"{card.threat_model} · {new_calls(card)} · {time}")
     return tuple(used)
 
 

@@ -59,7 +59,7 @@ def test_the_home_is_made_for_its_owner_alone(tmp_path):
         made = load({"AUDIT_HOME": str(tmp_path / "deep" / "home")}).prepare_home()
     finally:
         os.umask(old)
-    assert {p.name for p in made.home.iterdir()} == {"inbox", "checkpoints", "images", "runs", "tmp"}
+    assert {p.name for p in made.home.iterdir()} == {"inbox", "checkpoints", "images", "pools", "runs", "tmp"}
     for folder in (made.home, *made.home.iterdir()):
         assert folder.stat().st_mode & 0o777 == 0o700
     made.prepare_home()

@@ -73,7 +73,7 @@ def links(at):
 
 def test_the_menu_lists_the_pages_that_exist(home):
     at = open_page("verdict", run="clear")
-    assert list(links(at)) == ["Verdict", "New audit", "Runs", "ROC", "Loss trajectories", "Truncation", "Images", "Which attack?", "Report"]
+    assert list(links(at)) == ["Verdict", "New audit", "Runs", "ROC", "Loss trajectories", "Truncation", "Images", "Samples", "Which attack?", "Report"]
     assert {p.stem for p in (ROOT / "pages").glob("*.py")} == set(PAGES)
     assert [c.value for c in at.sidebar.caption][:4] == ["Audit", "Evidence", "Compare", "Share"]
 
