@@ -206,8 +206,11 @@ def _usable(measured):
     """({name: AttackResult}, kept bool (N,)): an image with a loss that is not finite leaves all attacks, before anything is chosen; an attack that would cost
     more than half of a class fails instead; one that was beyond the budget is skipped."""
     is_member, kept, attacks = measured.is_member, np.ones(len(measured.is_member), bool), {}
-    skipped = measured.facts["measurement"].get("skipped") or {}
+    skipped, failed = measured.facts["measurement"].get("skipped") or {}, measured.facts.get("failed") or {}
     for name in choose(measured.request.attacks):
+        if name in failed:
+            attacks[name] = AttackResult(name, status="failed", reason=failed[name])
+            continue
         if name in skipped:
             attacks[name] = AttackResult(name, status="skipped", reason=skipped[name])
             continue
@@ -264,10 +267,10 @@ def _evaluate(attack, result, out):
     if out.halves.crossed:
         result.auc = cross_fitted_auc(_folds(out, lambda fold: result.sweep))
     result.at_threshold = at_thresholds(result.scores[before], is_member[before], result.scores[inside], is_member[inside])
-    if out.measured.request.reference is not None:
+    if hasattr(attack, "alone"):
         result.reference = _interval(out, attack.alone(out.measured.tables, result.choice, inside), inside)
     draws = max(out.measured.facts["measurement"]["draws"], *(out.measured.tables[t].draws for t in attack.card.tables))
-    if draws > 1:
+    if draws > 1 and not getattr(attack, "one_draw", False):
         per_draw = [auc(attack.score_draw(out.measured.tables, result.choice, d, inside), is_member[inside]) for d in range(draws)]
         result.noise_sd = float(np.std(per_draw, ddof=1))
 

@@ -415,11 +415,12 @@ def _attacks(args):
 
     cards = [ATTACKS[name].card for name in ATTACKS]
     if args.json:
-        print(json.dumps([card.to_json() for card in cards], indent=1, ensure_ascii=False))
+        print(json.dumps([card.to_json() for card in (*cards, *(ATTACKS[name].card for name in ATTACKS.derived()))], indent=1, ensure_ascii=False))
         return OK
     for card in cards:
         print(f"{card.name} · {card.title} · {card.threat_model}\n  score: {card.equation}\n  source: {card.source}")
         print(f"  differs: {card.differs}\n  settings: {', '.join(s.name for s in card.settings)}\n  weak: {'; '.join(card.weaknesses)}")
+    print(f"surrogate_NAME · NAME on a model that is trained on generated samples · black-box; only when named\n  {', '.join(ATTACKS.derived())}")
     return OK
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from audit.api import parse_api
 from audit.errors import RequestError
 from audit.presets import PRESETS
+from audit.surrogates import is_on_surrogate, needs_surrogate
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -122,6 +123,8 @@ class Request:
             raise RequestError(f"--pool-steps is {str(self.pool_steps)[:40]}. Expected a whole number of at least 1.")
         if self.pool_sampler == "ancestral" and self.pool_steps is not None:
             raise RequestError("--pool-steps belongs to the ddim sampler: ancestral takes every step of the schedule. Leave it out.")
+        if self.pool is None and needs_surrogate(self.attacks):
+            raise RequestError(f"{next(filter(is_on_surrogate, self.attacks))} trains a model on generated samples. Expected --pool with a number of samples, or a path to them.")
         if self.checkpoint is not None:
             return
         if not isinstance(self.pool, str):

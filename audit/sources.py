@@ -1,10 +1,10 @@
-"""What tables are measured on: the target, and where asked for a reference, whose tables carry a prefix ("reference/eps_mse")."""
+"""What tables are measured on: the target, and where asked for a reference or a surrogate, whose tables carry a prefix ("reference/eps_mse")."""
 
 import numpy as np
 
 from audit.errors import RequestError
 
-TARGET, REFERENCE = "", "reference/"  # prefixes of table names
+TARGET, REFERENCE, SURROGATE = "", "reference/", "surrogate/"  # prefixes of table names
 SAME_NOISE = 5e-3  # relative, in 1 - abar: the tolerance of models.schedule for one schedule written twice
 
 

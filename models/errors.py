@@ -4,6 +4,7 @@
     ├── CheckpointError      the checkpoint cannot be used
     │   ├── UnsafeCheckpoint   it holds more than tensors, or names code
     │   └── SelfTestFailed     it loads, but does not denoise the user's images
+    ├── TrainingDiverged     a training whose loss is no number any more, or far above where it began
     └── ImageError           one image file cannot be used
 
 Every message is one line: what was expected, what came, what to do. No path beyond the user's own file name.
@@ -24,6 +25,10 @@ class UnsafeCheckpoint(CheckpointError):
 
 class SelfTestFailed(CheckpointError):
     """The checkpoint loads, but denoises the user's images no better than predicting no noise."""
+
+
+class TrainingDiverged(ModelError):
+    """The loss of a training is not finite, or has risen far above its start."""
 
 
 class ImageError(ModelError):

@@ -15,7 +15,7 @@ from audit.report.needed import pool_words  # noqa: E402
 from audit.report.words import weak_null  # noqa: E402
 from pages.frame import notice, page_head  # noqa: E402
 from pages.frame.evidence import follow_run  # noqa: E402
-from pages.frame.gallery import BLUR_WORDS, picture, sample  # noqa: E402
+from pages.frame.gallery import BLUR_WORDS, picture, sample, surrogate_sheet  # noqa: E402
 
 PAIRS, SHEET = 12, 36  # a page of each
 RELATIVE_HELP = (
@@ -42,6 +42,8 @@ def main():
         return
     closest(run, found["pairs"], blur)
     contact_sheet(run, found["shown"], pool, blur)
+    if run.report.get("surrogate"):
+        surrogate(run, run.report["surrogate"], blur)
 
 
 def made(run, pool):
@@ -126,6 +128,18 @@ def contact_sheet(run, shown, pool, blur):
         for index in here:
             sample(run, index, blur, f"sample {index}")
     st.caption(f"The first {fmt.count(len(shown))} of {fmt.count(pool['images'])} samples, as they came; {fmt.count(first + 1)}–{fmt.count(first + len(here))} shown.")
+
+
+def surrogate(run, made, blur):
+    """What a model that was trained on these samples draws itself, and how it was trained."""
+    st.header("Surrogate", anchor=False)
+    with st.container(key="pixels_surrogate"):
+        surrogate_sheet(run, blur, "samples of the surrogate")
+    kept = "" if made["kept_step"] is None else f", weights of step {fmt.count(made['kept_step'])}, which did best on held-out samples"
+    st.caption(
+        f"Drawn by the surrogate itself: {made['architecture']}, {fmt.count(made['parameters'])} parameters, trained for {fmt.count(made['steps_done'])} steps "
+        f"in {fmt.duration(made['training_seconds'])}{kept}. If these look like nothing, attacks on it say nothing."
+    )
 
 
 def _page(rows, size, key):

@@ -7,6 +7,8 @@ import math
 
 from audit.errors import RequestError
 from audit.registry import Registry
+from audit.sources import TARGET
+from audit.surrogates import surrogate_settings
 
 ATTACKS = Registry(
     {
@@ -26,29 +28,37 @@ ATTACKS = Registry(
         "pfami": "audit.attacks.pfami:PFAMI",
         "nearest": "audit.attacks.nearest:Nearest",
         "nearest_calibrated": "audit.attacks.nearest_calibrated:NearestCalibrated",
-    }
+        "rediffuse": "audit.attacks.rediffuse:ReDiffuse",
+    },
+    families={"surrogate_": "audit.attacks.surrogate:on_surrogate"},
 )
 
 GRID = "noised"  # the probe behind every loss: one loss grid is what budgets are counted in
 
 
 def choose(names):
-    """The canonical names to run: those asked for, in registry order, or all.
+    """The canonical names to run: those asked for, in registry order, or all; surrogate_NAME only where it is named.
 
-    Args: names: canonical names, empty for all, or ("all",).
+    Args: names: canonical names, empty for all, or ("all",), also beside others.
     Raises: RequestError: an unknown name.
     """
     unknown = [n for n in names if n not in ATTACKS and n != "all"]
     if unknown:
-        raise RequestError(f"There is no attack {str(unknown[0])[:40]!r}. Expected one of {', '.join(ATTACKS)}.")
-    return tuple(n for n in ATTACKS if not names or "all" in names or n in names)
+        raise RequestError(f"There is no attack {str(unknown[0])[:40]!r}. Expected one of {', '.join(ATTACKS)}, or surrogate_ and the name of a white- or gray-box one.")
+    listed = [n for n in ATTACKS if not names or "all" in names or n in names]
+    return (*listed, *(n for n in ATTACKS.derived() if n in names)) if set(names) - {"all", *ATTACKS} else tuple(listed)
 
 
 def as_run(name, reference=False):
-    """The Attack of one audit: the registered one, or with a reference the same calibrated by it."""
+    """The Attack of one audit: the registered one, or with a reference the same calibrated by it where it asks the target."""
     from audit.attacks.relative import Relative
 
-    return Relative(ATTACKS[name]) if reference else ATTACKS[name]
+    return Relative(ATTACKS[name]) if reference and ATTACKS[name].card.on == TARGET else ATTACKS[name]
+
+
+def asked_of(names, source):
+    """Those of some canonical names whose probes are run on one source (audit.sources)."""
+    return tuple(name for name in names if ATTACKS[name].card.on == source)
 
 
 def filtered_probes(names, settings):
@@ -90,6 +100,9 @@ def check_settings(settings):
     Args: settings: {attack: {setting: value}}. Raises: RequestError.
     """
     for attack, values in settings.items():
+        if attack == "surrogate":  # not an attack: how the model is trained that surrogate_NAME asks
+            surrogate_settings(values)
+            continue
         choose((attack,))
         if not isinstance(values, dict):
             raise RequestError(f"settings of {attack} is {type(values).__name__}. Expected name: value pairs.")

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from audit.errors import RequestError
+from audit.sources import TARGET
 
 THREAT_MODELS = ("white-box", "gray-box", "black-box")
 
@@ -38,6 +39,7 @@ class Card:
         settings: what a user may fix; probes: names in audit.probes, or of what is measured without a network in audit.pool.measures;
             tables: tables it reads; weaknesses: known ones.
         needs: what an audit must have beside a checkpoint ("pool"): without it the attack is skipped.
+        on: the source that its probes are run on, as in audit.sources: the target, or a surrogate.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Card:
     tables: tuple[str, ...]
     weaknesses: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    on: str = TARGET
 
     def to_json(self):
         """Plain dict for `audit attacks --json`."""
@@ -68,6 +71,7 @@ class Attack(Protocol):
     steps_read(settings, timesteps): those of the measured timesteps that a choice with these settings reads.
     calls_at_setting(tables, choice): network calls per image that this choice alone needs.
     calls_per_image(tables): network calls per image as run, the whole grid included.
+    one_draw (False where it is left out): its tables hold a single draw of noise, so how much the draw matters is not known.
     """
 
     card: Card

@@ -12,7 +12,7 @@ class Relative:
     """An Attack around another one; `tables` hold those of both sources. Args: attack: audit.attacks.base.Attack."""
 
     def __init__(self, attack):
-        self.attack, self.card = attack, attack.card
+        self.attack, self.card, self.one_draw = attack, attack.card, getattr(attack, "one_draw", False)
 
     def candidates(self, tables, fixed):
         """Those of the attack on the target. Raises AttackError: a table is missing on either side."""

@@ -21,7 +21,7 @@ from audit.api import Api
 from audit.conditions import condition_of
 from audit.errors import HomeError
 from audit.files import write_json
-from audit.jobs import tasks
+from audit.jobs import surrogate, tasks
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.pools import Pools
@@ -30,6 +30,7 @@ from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
 from audit.request import Request
+from audit.sources import SURROGATE, TARGET
 
 POLL_S = 0.25
 REFERENCE_FIELDS = ("sha256", "format", "architecture", "parameters")  # of the reference, in report.json
@@ -110,6 +111,7 @@ class Audit:
             self.self_test = self._task("self-test", tasks.test_network, self.place, str(self.images), self.count, self._said_at_the_ends())
         self.pools.make()
         self.pools.search()
+        self._train_surrogate()
         self._plan_shards()
         self._measure()
         require_unchanged(self.request, before)
@@ -169,12 +171,30 @@ class Audit:
         half = min(tasks.SELF_TEST_IMAGES, self.count) // 2
         return self.said and self.said[:half] + self.said[-half:]
 
+    def _train_surrogate(self):
+        """Where attacks ask a surrogate: train it, and measure it beside the target; their reason where it cannot be used."""
+        self.surrogate, self.others, self.failed = None, {}, {}
+        names = surrogate.asked(self.request)
+        if not names or not self.pools.of:
+            return
+        self.surrogate, reason = surrogate.prepare(self, self.pools[TARGET])
+        if self.surrogate is None:
+            self.failed = dict.fromkeys(names, reason)
+            return
+        self.place = surrogate.beside(self.place, self.surrogate)
+        self.others = {SURROGATE: self.surrogate.facts.plan}
+        self.facts = tasks.joined(self.facts, self.surrogate.facts, SURROGATE)
+        self.ticket.update(total_calls=self.facts.calls(self.count))
+
     def _key(self):
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
         added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
         added |= {"api": self.request.api} if self.request.api else {}
         added |= {self.asked_with.kind: hashlib.sha256(json.dumps(self.said).encode()).hexdigest()} if self.said else {}
+        if self.surrogate:
+            plan = {k: v for k, v in self.surrogate.facts.plan.items() if k != "batch_size"}
+            added["surrogate"] = {"sha256": self.surrogate.info["sha256"], "settings": plan}
         return shard_key(
             {
                 "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
@@ -183,28 +203,39 @@ class Audit:
             } | added
         )  # fmt: skip
 
+    @property
+    def _probes(self):
+        """Names of all probes that are run, on the checkpoint or on a surrogate."""
+        return tuple(dict.fromkeys(name for plan in (self.facts.plan, *self.others.values()) for name in plan["probes"]))
+
     def _plan_shards(self):
         """Batch size, cut and threads: those of an earlier attempt under the same key, because each changes last digits; else from a short probe."""
-        if not self.facts.plan["probes"]:  # only samples are attacked
+        if not self._probes:  # only samples are attacked
             self.shards_at, self.shards, self.settings = None, [], self.facts.plan
             return
         self.shards_at = ShardFolder(self.folder, self._key())
         kept = self.shards_at.read_plan()
         if kept is None:
             self.ticket.phase("Finding the batch size")
-            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan, self.said and self.said[: tasks.SELF_TEST_IMAGES])
+            asked = self.said and self.said[: tasks.SELF_TEST_IMAGES]
+            probed = self._task("batch size", tasks.probe_network, self.place, str(self.images), self.count, self.facts.plan, asked, self.others)
             self._check_disk()
             size = self.config.shard_images or images_per_shard(self.config.shard_seconds, probed.seconds_per_call, self.facts.calls_per_image, self.facts.values_per_image)
             kept = {"batch_size": int(probed.batch_size), "shard_images": int(min(size, self.count)), "seconds_per_call": float(probed.seconds_per_call)}
             kept["threads"] = self.engine.threads
             self.shards_at.write_plan(**kept)
         self.place = dataclasses.replace(self.place, threads=kept["threads"])
-        self.settings = self.facts.plan | {"batch_size": kept["batch_size"]}
+        self._set_batch_size(kept["batch_size"])
         self.shards = cut(self.count, kept["shard_images"])
         self.ticket.log.write(f"{len(self.shards)} shards of at most {kept['shard_images']} images, batch size {kept['batch_size']}, {kept['seconds_per_call']:.3g} s a call")
 
+    def _set_batch_size(self, size):
+        """Of every model that is measured."""
+        self.settings = self.facts.plan | {"batch_size": size}
+        self.others = {source: plan | {"batch_size": size} for source, plan in self.others.items()}
+
     def _check_disk(self):
-        timesteps, tables = len(self.facts.plan["timesteps"]), self.facts.full_tables
+        timesteps, tables = max(1, len(self.facts.plan["timesteps"])), self.facts.full_tables
         needed = disk_bytes(self.count, int(np.prod(self.opened.info["image_shape"])), timesteps, self.facts.plan["draws"], tables)
         free = shutil.disk_usage(self.folder).free
         if free < 2 * needed:
@@ -218,7 +249,7 @@ class Audit:
         self.seconds = {s.index: kept for s in self.shards if (kept := self.shards_at.seconds_if_intact(s)) is not None}
         todo = [s for s in self.shards if s.index not in self.seconds]
         self.kept_seconds = sum(self.seconds.values())
-        names = self.facts.plan["probes"]
+        names = self._probes
         if not names:
             return
         ticket.phase(f"{', '.join(names)} probe{'' if len(names) == 1 else 's'}".capitalize())
@@ -228,7 +259,9 @@ class Audit:
         def start(shard, flag):
             label = f"Shard {shard.index + 1} of {len(self.shards)} (images {shard.first + 1} to {shard.stop})"
             told = self.said and self.said[shard.first : shard.stop]
-            return self.engine.submit(label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, told, device=True)
+            return self.engine.submit(
+                label, tasks.measure, self.place, str(self.images), shard.first, shard.stop, self.settings, flag, told, self.others, device=True
+            )  # fmt: skip
 
         self.fly(todo, start, self._keep)
 
@@ -285,7 +318,7 @@ class Audit:
         tables, seconds, batch_size = measured
         if batch_size < self.settings["batch_size"]:
             self.ticket.log.write(f"the device's memory was too small: batch size {batch_size} from here on")
-            self.settings = self.settings | {"batch_size": batch_size}
+            self._set_batch_size(batch_size)
         self.shards_at.write(shard, tables, seconds)
         self.seconds[shard.index] = seconds
         self._new_images += shard.images
@@ -342,6 +375,8 @@ class Audit:
                 "numpy": np.__version__, "python": platform.python_version(),
             },
             "pool": self.pools.facts(),
+            "surrogate": self.surrogate and self.surrogate.to_json(self.request),
+            "failed": self.failed,
             "warnings": [*self.facts.warnings, *self.asked_with.warnings, *self.pools.warnings],
             "seconds": time.time() - job.started + self.kept_seconds,
         }  # fmt: skip

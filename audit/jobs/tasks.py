@@ -4,6 +4,7 @@ What is needed of one checkpoint stays loaded between tasks, the last one per pr
 """
 
 import functools
+import json
 import os
 import threading
 import time
@@ -15,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from audit.api import WHITE_BOX, Api
-from audit.sources import REFERENCE, TARGET
+from audit.sources import REFERENCE, SURROGATE, TARGET
 
 NO_CHECKPOINT = "needs a checkpoint"
 SELF_TEST_IMAGES = 64
+PROGRESS, PROGRESS_S, SAVE_S = "progress.json", 0.5, 20.0  # of a training: where it is, how often that is written, how much a crash can cost; seconds
+OWN_SAMPLES, OWN_STEPS, SHEET_SIDE = 32, 50, 512  # pictures that a surrogate draws of itself, and their sheet in pixels
 SHARED_BY = 200  # images that calls made once are spread over when a budget is counted: the checkpoint is opened before the images are
 
 
@@ -33,6 +36,7 @@ class Place:
         reference, reference_version: the same of a second network that is measured beside it, or None.
         api, seed: audit.api.Api through which both are seen, and the seed of its noise; None = the networks themselves.
         keep: folder in which a pickle is kept as safetensors, so that it is unpickled once; None, or not there on the device worker: not kept.
+        surrogate, surrogate_version: the same of a surrogate, which is its trainer's own and seen as it is, or None.
     """
 
     checkpoint: str
@@ -45,6 +49,8 @@ class Place:
     api: Api | None = None
     seed: int = 0
     keep: str | None = None
+    surrogate: str | None = None
+    surrogate_version: str | None = None
 
     @property
     def identity(self):
@@ -130,7 +136,7 @@ class Facts:
     @property
     def full_tables(self):
         """As many tables with every timestep and draw of the grid hold these numbers."""
-        return -(-self.values_per_image // (len(self.plan["timesteps"]) * self.plan["draws"]))
+        return -(-self.values_per_image // (max(1, len(self.plan["timesteps"])) * self.plan["draws"]))
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,7 @@ def networks(place):
     """
     torch = _prepare_process(place)
     device = _device(place)
-    key = (place.identity, place.reference, place.reference_version, place.api, place.seed if place.api else 0, str(device))
+    key = (place.identity, place.reference, place.reference_version, place.api, place.seed if place.api else 0, place.surrogate, place.surrogate_version, str(device))
     with _cache_lock:
         if _cache.get("key") != key:
             _cache.clear()
@@ -263,7 +269,7 @@ def _open(place, target=None):
     from audit.sources import align, require_comparable
     from models.errors import ModelError
 
-    opened = {TARGET: target or place.open()}
+    opened = {TARGET: target or place.open()} if place.checkpoint else {}
     if place.reference is not None:
         try:
             opened[REFERENCE] = place.open_reference()
@@ -275,6 +281,10 @@ def _open(place, target=None):
         from audit.probes.api_view import ApiView
 
         opened = {source: ApiView(denoiser, place.api, place.seed) for source, denoiser in opened.items()}
+    if place.surrogate is not None:
+        from models import open_checkpoint
+
+        opened[SURROGATE] = open_checkpoint(place.surrogate)
     return opened
 
 
@@ -296,7 +306,7 @@ def load_x0(images, first, stop, denoiser):
 
 def cond_of(denoiser, said):
     """What `predict` takes for some images. Args: said: their class labels or captions, or None. Returns: int64 (n,), embeddings (n,tokens,width), or None."""
-    if said is None:
+    if said is None or (denoiser.classes is None and not denoiser.captions):  # a surrogate is asked with nothing
         return None
     return np.asarray(said, dtype=np.int64) if denoiser.classes is not None else denoiser.embed(list(said))
 
@@ -319,7 +329,7 @@ def facts_of(opened, wish):
     Raises: RequestError: the budget has room for none of the attacks.
     """
     from audit import engine
-    from audit.attacks import choose, filtered_probes
+    from audit.attacks import asked_of, choose, filtered_probes
     from audit.presets import grid
     from audit.probes import PROBES
     from audit.sources import noise_warning
@@ -328,7 +338,7 @@ def facts_of(opened, wish):
     timesteps = tuple(int(t) for t in grid(wish["grid_size"], len(denoiser.schedule)))
     settings = {name: wish[name] for name in ("draws", "seed", "batch_size", "precision")} | {"timesteps": timesteps, "clip": None}
     probes, skipped, costs = _affordable(opened, settings, wish)
-    filtered = filtered_probes(choose(wish["attacks"]), wish["settings"])
+    filtered = filtered_probes(asked_of(choose(wish["attacks"]), TARGET), wish["settings"])
     settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
     plans = {source: _plan(settings, source) for source in opened}
@@ -341,14 +351,28 @@ def facts_of(opened, wish):
     return Facts(settings, specs, calls, values, versions, shared, skipped, reference and reference.info.to_json(), (warning,) if warning else (), costs)
 
 
+def joined(facts, other, source):
+    """Facts of two measurements of the same images: `facts`, and `other` on a further source, whose tables get its prefix."""
+    return replace(
+        facts,
+        specs=facts.specs | {source + table: spec for table, spec in other.specs.items()},
+        calls_per_image=facts.calls_per_image + other.calls_per_image,
+        values_per_image=facts.values_per_image + other.values_per_image,
+        versions=facts.versions | {source + probe: version for probe, version in other.versions.items()},
+        shared_calls=facts.shared_calls + other.shared_calls,
+    )
+
+
 def _affordable(opened, settings, wish):
     """(probes to run, in registry order; {attack: why it is left out}; Facts.costs)."""
     from audit import engine
-    from audit.attacks import ATTACKS, GRID, choose, within_budget
+    from audit.attacks import ATTACKS, GRID, asked_of, choose, within_budget
     from audit.errors import RequestError
     from audit.probes import PROBES
 
-    names, denoiser, budget = choose(wish["attacks"]), opened[TARGET], wish["budget"]
+    names, denoiser, budget = asked_of(choose(wish["attacks"]), TARGET), opened[TARGET], wish["budget"]
+    if not names:  # all of them ask a surrogate
+        return tuple(probe for probe in PROBES if probe in wish["also"]), {}, {}
     hidden = {name: WHITE_BOX for name in names if wish["api"] and ATTACKS[name].card.threat_model == "white-box"}
     asked = denoiser.classes is not None or (denoiser.captions and wish.get("captions", False))
     unfit = {name: reason for name in names for probe in ATTACKS[name].card.probes if (reason := PROBES[probe].unfit(asked)) and name not in hidden}
@@ -434,18 +458,111 @@ def run_self_test(denoiser, images, count, said=None):
 
 
 @task
-def probe_network(place, images, count, settings, said=None):
-    """Find the batch size unless the plan fixes it, check the precision, time two batches. Args: said: of the first SELF_TEST_IMAGES images. Returns Probed."""
-    return probed(*networks(place), images, count, settings, said)
+def train_surrogate(place, images, kept, training, folder, flag):
+    """Train a surrogate on a pool, go on with it, or find it finished, in FOLDER/model; its own samples lie beside it.
+
+    Args: images: path of the pool's .npy, uint8 (P,H,W,C); kept: int64, those of its samples that may be used; training: keywords of
+        models.train.TrainSettings as audit.surrogates makes them; folder: of this surrogate in AUDIT_HOME; flag: stop sign, asked before every step.
+    Returns: {"steps_done", "kept_step", "held_out_loss", "training_seconds", "stopped_early"}; None where no samples were held out.
+    Raises: Stopped; models.errors.TrainingDiverged, ModelError.
+    """
+    from models.train import TrainingStopped, TrainSettings, contact_sheet, sample, train
+
+    _prepare_process(place)
+    device, out = _device(place), Path(folder) / "model"
+    if not (out / "training.json").exists():
+        _free(device)
+        lists = {name: tuple(value) for name, value in training.items() if isinstance(value, list)}
+        try:
+            train(
+                TrainSettings(**training | lists), _samples(images, kept), out, device=device, progress=_Progress(folder),
+                should_stop=flag.is_set, save_every_s=SAVE_S,
+            )  # fmt: skip
+        except TrainingStopped:
+            from audit.engine import Stopped
+
+            raise Stopped from None
+        (Path(folder) / "surrogate.png").unlink(missing_ok=True)
+    if not (Path(folder) / "surrogate.png").exists():
+        drawn = sample(out, OWN_SAMPLES, seed=training["seed"], batch_size=OWN_SAMPLES, steps=min(OWN_STEPS, training["scheduler_config"]["num_train_timesteps"]), device=device)
+        tmp = Path(folder) / "drawn.png"
+        sheet = contact_sheet(drawn, columns=8, scale=max(1, SHEET_SIDE // 8 // drawn.shape[1]))
+        sheet.thumbnail((SHEET_SIDE, SHEET_SIDE))
+        sheet.save(tmp)
+        os.replace(tmp, Path(folder) / "surrogate.png")
+    made = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    held_out = made.get("held_out") or {}
+    return {
+        "steps_done": made["steps_done"], "kept_step": held_out.get("kept_step"), "held_out_loss": held_out.get("loss"), "stopped_early": held_out.get("stopped_early"),
+        "training_seconds": made["seconds"],
+    }  # fmt: skip
 
 
-def probed(opened, device, images, count, settings, said=None):
-    """Probed of a plan on a device, the mean over the sources. Args: opened: {source: Denoiser}, on that device; said: as probe_network."""
+def _samples(images, kept):
+    """uint8 (N,H,W,C): the samples that may be used, on the disk where those are all."""
+    found = np.load(images, mmap_mode="r", allow_pickle=False)
+    return found if len(kept) == len(found) else found[kept]
+
+
+class _Progress:
+    """Writes where a training is for the driver to read."""
+
+    def __init__(self, folder):
+        self.path, self.told = Path(folder) / PROGRESS, 0.0
+
+    def __call__(self, step, steps, loss):
+        if time.monotonic() - self.told > PROGRESS_S:
+            self.told, tmp = time.monotonic(), self.path.with_suffix(".tmp")
+            tmp.write_text(json.dumps({"step": step, "steps": steps}), encoding="utf-8")
+            os.replace(tmp, self.path)
+
+
+def _free(device):
+    """Drop the networks of this process: a training needs their memory."""
+    import torch
+
+    with _cache_lock:
+        _cache.clear()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@task
+def open_surrogate(place, images, count, wish):
+    """See whether a surrogate denoises the samples that it was trained on, and what is measured on it.
+
+    Args: images, count: the pool's .npy; wish: as `facts_of` takes it, its attacks those that the surrogate is asked.
+    Returns: (CheckpointInfo as JSON, Facts whose tables have no prefix).  Raises: SelfTestFailed.
+    """
+    from models.errors import SelfTestFailed
+
+    surrogate = networks(place)[0][SURROGATE]
+    tested = run_self_test(surrogate, images, count)
+    if not tested.passed:
+        found = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
+        raise SelfTestFailed(f"The surrogate does not denoise the samples that it was trained on: {found}. Give it more steps (settings of surrogate in --config).")
+    return surrogate.info.to_json(), facts_of({TARGET: surrogate}, wish)
+
+
+@task
+def probe_network(place, images, count, settings, said=None, others=None):
+    """Find the batch size unless the plan fixes it, check the precision, time two batches.
+
+    Args: said: of the first SELF_TEST_IMAGES images; others: as of `measure`. Returns Probed.
+    """
+    return probed(*networks(place), images, count, settings, said, others)
+
+
+def probed(opened, device, images, count, settings, said=None, others=None):
+    """Probed of a plan on a device, the mean over the sources. Args: opened: {source: Denoiser}, on that device; the rest: as probe_network."""
     from audit.engine import check_precision
 
     found = []
     for source, denoiser in opened.items():
-        plan = _plan(settings, source)
+        own = (others or {}).get(source, settings)
+        if not own["probes"]:
+            continue
+        plan = _plan(own, source)
         x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
         cond = cond_of(denoiser, said and said[: len(x0)])
         if plan.precision != "fp32":
@@ -463,16 +580,20 @@ def price_of(denoiser, x0, plan, device, cond=None):
 
 
 @task
-def measure(place, images, first, stop, settings, flag, said=None):
-    """Measure images first … stop-1. Args: said: class labels or captions of these images, or None.
+def measure(place, images, first, stop, settings, flag, said=None, others=None):
+    """Measure images first … stop-1.
 
+    Args: settings: of the plan; said: class labels or captions of these images, or None; others: {source: settings of its own plan}, of the same batch size.
     Returns: ({table: float32 (S,n,K)}, seconds, batch size): a smaller size than asked for when memory ran out.
     """
     opened, _ = networks(place)
     pictures = load_pictures(images, first, stop)
     begun, sizes, tables = time.perf_counter(), [settings["batch_size"]], {}
     for source, denoiser in opened.items():
-        measured = _measured(denoiser, pictures, _plan(settings, source), flag, said, sizes.append)
+        own = (others or {}).get(source, settings)
+        if not own["probes"]:
+            continue
+        measured = _measured(denoiser, pictures, _plan(own, source), flag, said, sizes.append)
         tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
 

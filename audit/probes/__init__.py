@@ -16,6 +16,7 @@ PROBES = Registry(
         "dime": "audit.probes.dime:DIME",
         "pfami": "audit.probes.pfami:PFAMI",
         "gray_free": "audit.probes.gray_free:GrayFree",
+        "rediffuse": "audit.probes.rediffuse:ReDiffuse",
         "untrained": "audit.probes.untrained:Untrained",
     }
 )

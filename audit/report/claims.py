@@ -23,7 +23,7 @@ from audit.report.parts import (
     title_of,
     tpr_of,
 )
-from audit.report.words import ACCESS, none_told_apart, not_visible, verdict_words, visible, weak_null
+from audit.report.words import ACCESS, access_ran, access_words, none_told_apart, not_visible, verdict_words, visible, weak_null
 
 NAMED_FPR = 0.01
 FROM_MODELS = {"white-box": "the weights", "gray-box": "access to the API", "black-box": "samples"}
@@ -77,7 +77,7 @@ def _condition(report):
 
 
 def _attacker(report, row):
-    return f"an attacker {ACCESS.get(row['threat_model'], 'of this kind')} ({title_of(row['name'])}{terms_words(report)})"
+    return f"an attacker {access_words(row)} ({title_of(row['name'])}{terms_words(report)})"
 
 
 def _ranks(report):
@@ -251,7 +251,7 @@ def _unresolved(report):
 
 
 def _threat_models(report):
-    ran = {row["threat_model"] for row in done_rows(report)}
+    ran = access_ran(report)
     return [
         (f"An attacker {ACCESS[model]} learns nothing about membership.", f"No {model} attack ran, so nothing is known about attackers with {FROM_MODELS[model]}.")
         for model in ACCESS

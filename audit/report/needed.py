@@ -3,18 +3,22 @@
 from audit import format as fmt
 
 ACCESS = {"white-box": "weights", "gray-box": "queries", "black-box": "samples"}
-OF_ACCESS = {"weights": "the weights", "queries": "queries through an API that shows intermediate pictures"}
+OF_ACCESS = {"weights": "the weights", "queries": "queries through an API that shows intermediate pictures", "variations": "variations of the image from an image-to-image service"}
 
 
-def needed(card, calls, pool):
+def needed(card, calls, pool, surrogate=None):
     """What one finished attack needed.
 
-    Args: card: audit.attacks.base.Card; calls: model calls per image at the chosen setting; pool: what measurement.json says of the sample pool, or None.
+    Args: card: audit.attacks.base.Card; calls: model calls per image at the chosen setting; pool: what measurement.json says of the sample pool, or None;
+        surrogate: what it says of a surrogate, or None.
     Returns: {"access", "samples", "steps": of each sample (None for given ones), "model_calls_per_image", "training_hours"}; None = not needed.
     """
-    found = {"access": ACCESS[card.threat_model], "samples": None, "steps": None, "model_calls_per_image": calls or None, "training_hours": None}
+    access = "variations" if card.threat_model == "black-box" and "pool" not in card.needs else ACCESS[card.threat_model]
+    found = {"access": access, "samples": None, "steps": None, "model_calls_per_image": calls or None, "training_hours": None}
     if "pool" in card.needs and pool is not None:
         found |= {"samples": pool["images"], "steps": pool["steps"]}
+    if "surrogate" in card.needs and surrogate is not None:  # its answers cost the target nothing
+        found |= {"model_calls_per_image": None, "training_hours": surrogate["training_seconds"] / 3600}
     return found
 
 

@@ -23,6 +23,7 @@ BLOCKS = 4  # a blurred picture is 4 x 4 means, whatever its size
 SHOWN_SIDE = 64  # px of a blurred picture
 DESCRIBED_SIDE = 16
 COMPARED = 5000  # images among which a neighbour is looked for: a few seconds of decoding
+SURROGATE = "surrogate.png"  # in the run folder
 PAIRS = 100
 PAIR_NUMBERS = ("distance", "around", "relative")
 
@@ -110,6 +111,16 @@ def sample_shown(run, index, blur):
     """`data:` address of one sample of the pool, or None. Args: index: int in the pool."""
     try:
         file = run.folder / "pool" / f"{int(index):08d}.png"
+        data = file.read_bytes() if file.stat().st_size <= MAX_BYTES else b""
+    except OSError:
+        return None
+    return _address(data if _opened(data) is not None else None, blur)
+
+
+def surrogate_shown(run, blur):
+    """`data:` address of the pictures that the surrogate of a run draws itself, one sheet, or None."""
+    try:
+        file = run.folder / SURROGATE
         data = file.read_bytes() if file.stat().st_size <= MAX_BYTES else b""
     except OSError:
         return None

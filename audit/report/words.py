@@ -39,6 +39,7 @@ from audit.report.parts import (  # noqa: F401, look-ups and sentences are read 
     tpr_of,
 )
 from audit.stats.power import minimum_detectable_auc
+from audit.surrogates import is_on_surrogate
 
 ACCESS = {"white-box": "holding the weights", "gray-box": "using only the API", "black-box": "seeing only samples"}
 LEVEL_WORDS = {"high": "High", "elevated": "Elevated", "not-detected": "Not detected", "inconclusive": "Inconclusive"}
@@ -57,6 +58,8 @@ MORE_IMAGES = 4  # "n2 images a side would show mda2": four times as many halve 
 LIST_LENGTH = 3
 NAMED = 5  # attacks left out for one reason that are named one by one
 NEAREST = ("nearest", "nearest_calibrated")
+ASKING = "asking for variations of an image"
+NULL_ON_SURROGATE = "That no attack on the surrogate found anything is weak evidence"
 NULL_IS_WEAK = "That no sample lies close to the members is weak evidence"
 RESULT_OF = {"flags": "flagged", "set_level": "p_value", "epsilon_lower_bound": "value"}  # the field that is empty where a part has no result
 SPLIT_COMMAND = "python -m audit split FOLDER"
@@ -130,7 +133,7 @@ def not_tested(report):
     out = [] if blind_of(report) else [blind_missing(report)]
     provenance = report["queries"].get("provenance")
     out += [PROVENANCE_NOT_CHECKED] if provenance is None else [] if provenance["kind"] == "manifest" else [provenance_sentence(report)]
-    ran = {row["threat_model"] for row in done_rows(report)}
+    ran = access_ran(report)
     out += [f"{model[0].upper()}{model[1:]} attacks, {words}: none ran" for model, words in ACCESS.items() if model not in ran]
     out += weak_null(report)
     said = ("blind_baseline", "verdict.claims", "queries.provenance")
@@ -148,14 +151,31 @@ def not_tested(report):
     return [*out, *_failed(report), *_not_resolvable(report), *blind_power(report), NOT_SEEN_ALWAYS]
 
 
+def access_words(row):
+    """What the attacker of a finished attack has: `holding the weights`. Args: row: of report["attacks"]."""
+    return ASKING if _asks_for_variations(row) else ACCESS.get(row["threat_model"], "of this kind")
+
+
+def access_ran(report):
+    """Threat models of which an attack finished; whoever needs variations of the image sees more than samples, and does not stand for those who see no more."""
+    return {row["threat_model"] for row in done_rows(report) if not _asks_for_variations(row)}
+
+
+def _asks_for_variations(row):
+    return (row.get("needed") or {}).get("access") == "variations"
+
+
 def weak_null(report):
-    """[one sentence] where nearest samples found nothing: what that is worth; [] where they did, or did not run."""
-    ran = [row for row in done_rows(report) if row["name"] in NEAREST]
-    if not ran or any(clears_chance(row["auc"]) for row in ran):
-        return []
-    pool = report.get("pool") or {}
+    """Sentences where nearest samples, or attacks on a surrogate, found nothing: what that is worth; [] where they did, or did not run."""
+    pool, said = report.get("pool") or {}, []
     many = f"{fmt.count(pool['images'])} samples" if pool.get("images") else "samples"
-    return [f"{NULL_IS_WEAK}: {many} show few of the training images, and other attackers see more in them"]
+    for mine, null in (
+        (lambda name: name in NEAREST, f"{NULL_IS_WEAK}: {many} show few of the training images, and other attackers see more in them"),
+        (is_on_surrogate, f"{NULL_ON_SURROGATE}: {many} carry over little, and more of them or a longer training may show what this one does not"),
+    ):
+        ran = [row for row in done_rows(report) if mine(row["name"])]
+        said += [null] if ran and not any(clears_chance(row["auc"]) for row in ran) else []
+    return said
 
 
 def limits(report):
@@ -191,11 +211,11 @@ def _high(report):
     lead = headline_auc(report)
     ranks = clears_chance(lead)
     if low is not None and (low >= 0.03 or (low >= 0.01 and not ranks)):
-        reason = f"An attacker {ACCESS[tail['threat_model']]} names at least {fmt.percent_down(low)} of these members while wrongly accusing 1 in 100 outsiders."
+        reason = f"An attacker {access_words(tail)} names at least {fmt.percent_down(low)} of these members while wrongly accusing 1 in 100 outsiders."
     elif not ranks:
         reason = f"Members score higher than non-members beyond chance ({fmt.p_value(report['permutation']['p_value'])}, permutation test over all attacks)."
     else:
-        reason = f"An attacker {ACCESS[head['threat_model']]} ranks a random member above a random non-member in at least {fmt.percent_down(lead['low'])} of cases."
+        reason = f"An attacker {access_words(head)} ranks a random member above a random non-member in at least {fmt.percent_down(lead['low'])} of cases."
     what, kept = ("This checkpoint gives", "do not release these weights") if has_checkpoint(report) else ("These samples give", "do not show such samples")
     train = "Remove duplicates, train for fewer epochs or with flips, audit again and compare."
     return f"{what} {'its' if has_checkpoint(report) else 'their model’s'} training images away.", reason, f"{kept}. {train}"

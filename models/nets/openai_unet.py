@@ -3,7 +3,7 @@
 One class covers both: what differs between their published models is in Layout (tensors show it) and Heads (nothing shows it).
 
 Source: Nichol & Dhariwal 2021 (arXiv:2102.09672); Dhariwal & Nichol 2021 (arXiv:2105.05233).
-Differs from source: never checkpoints, so that per-sample gradients are possible; no dropout (evaluation only); float32 throughout.
+Differs from source: never checkpoints, so that per-sample gradients are possible; float32 throughout.
 """
 
 import math
@@ -108,12 +108,12 @@ def _halve(x):
 class _ResBlock(nn.Module):
     """Norm, SiLU, conv; embedding; norm, SiLU, conv; plus the input. `resample` changes the size between the first SiLU and its convolution."""
 
-    def __init__(self, width, out, emb_width, scale_shift, resample=None):
+    def __init__(self, width, out, emb_width, scale_shift, resample=None, dropout=0.0):
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
         self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, 2 * out if scale_shift else out))
-        self.out_layers = nn.Sequential(nn.GroupNorm(GROUPS, out), nn.SiLU(), nn.Identity(), nn.Conv2d(out, out, 3, padding=1))  # 2 is the dropout's place
+        self.out_layers = nn.Sequential(nn.GroupNorm(GROUPS, out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(out, out, 3, padding=1))
         self.skip_connection = nn.Identity() if out == width else nn.Conv2d(width, out, 1)
 
     def forward(self, x, emb):
@@ -123,13 +123,13 @@ class _ResBlock(nn.Module):
             h, x = self.resample(h), self.resample(x)
         h = conv(h)
         emb = self.emb_layers(emb)[:, :, None, None]
-        norm, activation, _, conv = self.out_layers
+        norm, activation, dropout, conv = self.out_layers
         if self.scale_shift:
             scale, shift = emb.chunk(2, dim=1)
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + emb)
-        return self.skip_connection(x) + conv(activation(h))
+        return self.skip_connection(x) + conv(dropout(activation(h)))
 
 
 class _Attention(nn.Module):
@@ -157,10 +157,10 @@ class _Attention(nn.Module):
 class OpenAIUNet(nn.Module):
     """forward(x (N,C,H,W), t (N,) float or int, labels (N,) int64 or None) -> (N, out_channels, H, W).
 
-    Args: layout: Layout; heads: Heads.
+    Args: layout: Layout; heads: Heads; dropout: share dropped in training, in [0, 1).
     """
 
-    def __init__(self, layout: Layout, heads: Heads):
+    def __init__(self, layout: Layout, heads: Heads, dropout=0.0):
         super().__init__()
         self.layout, emb_width = layout, 4 * layout.model_channels
         self.time_embed = nn.Sequential(nn.Linear(layout.model_channels, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
@@ -168,7 +168,7 @@ class OpenAIUNet(nn.Module):
             self.label_emb = nn.Embedding(layout.classes, emb_width)
 
         def block(width, out, resample=None):
-            return _ResBlock(width, out, emb_width, layout.scale_shift, resample)
+            return _ResBlock(width, out, emb_width, layout.scale_shift, resample, dropout)
 
         def attention(width, way):
             return _Attention(width, heads.at(width, way), heads.order)

@@ -25,6 +25,11 @@ def sample(run, index, blur, alt, width=84):
     _draw(pictures.sample_shown(run, index, blur), blur, alt, width)
 
 
+def surrogate_sheet(run, blur, alt, width=512):
+    """The pictures that the run's surrogate draws itself, one sheet; otherwise as `picture`."""
+    _draw(pictures.surrogate_shown(run, blur), blur, alt, width)
+
+
 def _draw(address, blur, alt, width):
     if address is None:
         st.caption("no picture")

@@ -133,7 +133,7 @@ def test_the_cheapest_attacks_fit_the_budget_and_a_shared_probe_is_paid_once():
 
 
 def test_the_budget_that_a_skipped_attack_names_has_room_for_it_and_no_smaller_one_has():
-    calls, grid_calls = {"noised": 0, "gray_free": 7, "pia": 5, "pian": 5, "sima": 8, "secmi": 12, "pfami": 40, "dime": 44}, 5
+    calls, grid_calls = {"noised": 0, "gray_free": 7, "pia": 5, "pian": 5, "sima": 8, "secmi": 12, "pfami": 40, "dime": 44, "rediffuse": 60}, 5
     for name, reason in within_budget(tuple(ATTACKS), calls, grid_calls, 2)[1].items():
         enough = int(reason.split("--budget ")[1].split()[0])
         assert [name in within_budget(tuple(ATTACKS), calls, grid_calls, budget)[0] for budget in (enough - 1, enough)] == [False, True], name

@@ -108,6 +108,8 @@ def plain_scores(name, tables, choice):
     if name == "gray_free":
         column = list(tables["gray_free_mse"].timesteps).index(t)
         return [-min(float(draw) for draw in tables["gray_free_mse"].per_draw[:, column, i]) for i in rows]
+    if name == "rediffuse":
+        return [-mean({"ssim": "rediffuse_dssim", "l2": "rediffuse_l2"}[choice["distance"]], t, i) for i in rows]
     table = {"naive_loss": "eps_mse", "sima_mc": "eps_hat_l4", "pia": "pia_l4", "pian": "pian_l4", "secmi": "secmi_l2"}.get(name)
     table = table or {"scaled": "sima_scaled_l4", "unscaled": "sima_l4"}[choice["query"]]
     table += "_low" if choice.get("filter") == "low-pass" else ""
@@ -129,6 +131,7 @@ def test_every_setting_of_the_card_changes_the_score(name, varied):
     steps = attack.timesteps(varied)
     values = {"filter": ("none", "low-pass")}
     values |= {"t": (steps[-1], steps[1]), "loop": ("paper", "released"), "query": ("scaled", "unscaled"), "directions": (10, 1), "angle": (0.0, 1.0)}
+    values["distance"] = ("ssim", "l2")
     start = {"t": steps[-1], **({"angle": 0.5} if name == "dime" else {})}
     for setting in attack.card.settings:
         scores = []
@@ -183,6 +186,7 @@ def test_papers_price_is_kept(varied):
     assert [cheapest(n) for n in ("pia", "pian", "sima", "dime", "dime_m")] == [2, 2, 1, 11, 11]
     assert (cheapest("secmi", t=10), cheapest("secmi", t=10, loop="released"), cheapest("dime", directions=1)) == (12, 11, 2)
     assert (cheapest("naive_loss"), cheapest("sima_mc"), cheapest("pfami")) == (DRAWS, DRAWS, 2 * 10 * DRAWS)
+    assert [cheapest("rediffuse", t=t) for t in (10, 20, 30)] == [10, 20, 30]  # n t / k with n = 10, k = T/10
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -13,6 +13,7 @@ from audit.noise import NoiseBank
 from audit.probes import PROBES, measure
 from audit.probes.base import Rows
 from audit.probes.pfami import closer
+from audit.probes.ssim import ssim
 from models.toy import Gaussian, Memoriser, Oracle, small_schedule
 from tests.engine.common import SHAPE, denoiser, images
 
@@ -118,6 +119,34 @@ def plain_gray_free(p, x, t, starts, steps):
     return min(found)
 
 
+def plain_ssim(x, y):
+    """Every window on its own, every pixel by hand."""
+    side = min(7, *x.shape[1:])
+    side -= 1 - side % 2
+    found, c1, c2 = [], 0.02**2, 0.06**2
+    for a, b in zip(x, y, strict=True):
+        for i in range(a.shape[0] - side + 1):
+            for j in range(a.shape[1] - side + 1):
+                p, q = (c[i : i + side, j : j + side].ravel() for c in (a, b))
+                covariance = np.cov(p, q)  # n - 1
+                above = (2 * p.mean() * q.mean() + c1) * (2 * covariance[0, 1] + c2)
+                found.append(above / ((p.mean() ** 2 + q.mean() ** 2 + c1) * (covariance[0, 0] + covariance[1, 1] + c2)))
+    return np.mean(found)
+
+
+def plain_rediffuse(p, x, t, starts, k):
+    """Distances of the mean of the variations, one after the other, step by step."""
+    pictures = []
+    for eps in starts:
+        y, here = p.q(x, t, eps), t
+        while here - k > 0:
+            y, here = p.ddim(y, here, here - k), here - k
+        clean = (y - math.sqrt(1 - p.abar[here]) * p.eps(y, here)) / math.sqrt(p.abar[here])
+        pictures.append(np.clip(clean, -1, 1))
+    average = np.mean(pictures, axis=0)
+    return [1 - plain_ssim(x, average), math.sqrt(np.sum((x - average) ** 2))]
+
+
 PLAIN = {"pia": plain_pia, "pian": plain_pian, "secmi": plain_secmi, "sima": plain_sima, "dime": plain_dime, "pfami": plain_pfami}
 DRAWS = {"dime": 3, "pfami": 2}
 
@@ -179,6 +208,40 @@ def test_free_generations_agree_with_the_plain_version(kind):
             slow = plain_gray_free(plain, x0[i].numpy(), t, starts.numpy(), tuple(range(T)))
             assert exact[i, k].item() == pytest.approx(slow, rel=1e-9, abs=1e-12)
             assert single[i, k] == pytest.approx(slow, rel=1e-3, abs=1e-6)  # at a rounding boundary one pixel of 60 may move by 1/127.5
+
+
+@pytest.mark.parametrize("kind", models())
+def test_variations_agree_with_the_plain_version(kind):
+    model, x0 = models()[kind], images(3, dtype=torch.float64)
+    plain, bank = Plain(model), NoiseBank(4, "rediffuse", SHAPE, 10)
+    starts = torch.stack([bank.eps(0, g) for g in range(10)]).double()
+    exact = PROBES["rediffuse"].rows(model, Rows(x0, starts[None], torch.tensor(STEPS)), True)[..., 0]
+    single = measure(model, x0.float(), STEPS, probe="rediffuse", seed=4)
+    for i in range(3):
+        for column, t in enumerate(STEPS):
+            slow = plain_rediffuse(plain, x0[i].numpy(), t, starts.numpy(), k=2)
+            np.testing.assert_allclose(exact[:, i, column].numpy(), slow, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose([single[name][i, column] for name in PROBES["rediffuse"].TABLES], slow, rtol=1e-3, atol=1e-5)
+
+
+def test_variations_take_t_over_k_steps_each():
+    model = denoiser(betas=np.linspace(1e-4, 0.02, 1000))
+    plan = MeasurePlan((0,), probes=("rediffuse",), own=own_grids(("rediffuse",), model.schedule, 4)).of("rediffuse")
+    assert plan.timesteps == (100, 200, 300) and plan.draws == 1
+    measure(model, images(1), [200], probe="rediffuse")
+    assert model.network.calls == 20 and PROBES["rediffuse"].path(200, 1000) == [200, 100]
+    assert [PROBES["rediffuse"].own_timesteps(length) for length in (2, 10, 15)] == [(1,), (1, 2, 3), (2, 4, 6)]
+
+
+def test_similarity_is_the_plain_one_and_that_of_scikit_image():
+    """Golden: skimage.metrics.structural_similarity(a, b, data_range=2.0, channel_axis=0), scikit-image 0.26.0, on these two pictures."""
+    random = np.random.default_rng(0)
+    a = random.uniform(-1, 1, (3, 11, 9))
+    b = np.clip(a + random.normal(0, 0.3, a.shape), -1, 1)
+    got = ssim(torch.from_numpy(a)[None], torch.from_numpy(b)[None]).item()
+    assert got == pytest.approx(plain_ssim(a, b), abs=1e-12) and got == pytest.approx(0.7888274969203649, abs=1e-9)
+    small = torch.rand((2, 1, 4, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert ssim(small, small).tolist() == [1.0, 1.0] and ssim(small, 0.5 - small).max() < 0
 
 
 def test_generations_are_made_once_for_all_shards_and_again_for_other_noise():

@@ -115,7 +115,7 @@ def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_fo
     report = json.loads((Path(job.folder) / "report.json").read_text())
     measured = report["measurement"]
     assert measured["probes"] == ["noised", "pia", "pian"] and measured["model_calls_per_image"] == 15  # the grid has 5 calls; sima's 8 do not fit
-    assert set(measured["skipped"]) == {"gray_free", "secmi", "sima", "dime", "dime_m", "pfami"}
+    assert set(measured["skipped"]) == {"gray_free", "secmi", "sima", "dime", "dime_m", "pfami", "rediffuse"}
     assert measured["skipped"]["sima"] == "over the budget: 8 more model calls per image; --budget 5 has room for it"  # free generations, 7, come before it
     pooled = dict.fromkeys(("nearest", "nearest_calibrated"), "needs a sample pool")
     assert {a["name"]: a["reason"] for a in report["attacks"] if a["status"] != "done"} == measured["skipped"] | pooled

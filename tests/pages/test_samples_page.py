@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from audit import format as fmt
 from audit.report import pictures
@@ -92,3 +93,19 @@ def test_every_page_lives_without_a_checkpoint(page, place):
         assert "samples only" in said
     if page == "samples":
         assert "50 samples, given by the owner." in said
+
+
+def test_a_surrogate_shows_its_own_samples_and_how_it_was_trained(place):
+    at = open_page("samples", run="drawn")
+    assert "Surrogate" not in [h.value for h in at.header]
+    report = json.loads((place / "drawn" / "report.json").read_text())
+    trained = {"architecture": "UNet2DModel", "parameters": 11_201, "steps_done": 1250, "kept_step": 1000, "training_seconds": 61.0}
+    (place / "drawn" / "report.json").write_text(json.dumps(report | {"surrogate": trained}))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128), dtype=np.uint8)).save(place / "drawn" / "surrogate.png")
+    at = open_page("samples", run="drawn")
+    words = f"UNet2DModel, 11,201 parameters, trained for 1,250 steps in {fmt.duration(61.0)}, weights of step 1,000, which did best on held-out samples."
+    assert words in text_of(at) and "Surrogate" in [h.value for h in at.header] and not at.exception
+    sharp = (place / "drawn" / "surrogate.png").read_bytes()
+    assert sharp not in pictures_of(at) and len(pictures_of(at)) == 2 * 12 + 36 + 1
+    control(at, "Blur thumbnails", "toggle").set_value(False).run()
+    assert sharp in pictures_of(at)
