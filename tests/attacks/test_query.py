@@ -216,3 +216,16 @@ def test_latents_are_no_pictures_of_an_api_and_everything_else_reads_them(tmp_pa
         ATTACKS["gray_intermediate"].candidates(tables, {})
     for name in STEPPED:
         assert np.isfinite(ATTACKS[name].score(tables, ATTACKS[name].candidates(tables, {})[0])).all()
+
+
+@pytest.mark.parametrize("name", ["loss_eps", "loss_x0"])
+def test_a_window_over_the_coarse_structure_reads_the_low_passed_losses(name, varied):
+    attack, (table,) = ATTACKS[name], ATTACKS[name].card.tables
+    fixed = {"statistic": "mean", "truncate_by": "time", "keep_from": 0, "keep_until": 60}
+    check_settings({name: fixed | {"filter": "low-pass"}})
+    (plain,), (low,) = (attack.candidates(varied, fixed | {"filter": kind}) for kind in ("none", "low-pass"))
+    inside = [k for k, t in enumerate(varied[table].timesteps) if t <= 60]
+    for choice, read in ((plain, table), (low, f"{table}_low")):
+        np.testing.assert_allclose(attack.score(varied, choice), -np.asarray(varied[read].values[inside], np.float64).mean(axis=0), rtol=1e-5)
+        assert np.allclose(np.mean([attack.score_draw(varied, choice, d) for d in range(DRAWS)], axis=0), attack.score(varied, choice), rtol=1e-5)
+    assert low.settings() == plain.settings() | {"filter": "low-pass"} and attack.calls_at_setting(varied, low) == attack.calls_at_setting(varied, plain)
