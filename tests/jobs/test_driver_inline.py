@@ -186,7 +186,7 @@ def test_cancel_while_images_are_read(home, request_for, monkeypatch):
 
     store, seen = Store(home.home), []
 
-    def reading(members, nonmembers, shape, folder, on_progress=None):
+    def reading(members, nonmembers, shape, folder, on_progress=None, asked_with=None):
         store.request_cancel(job.id)
         running._beat_once()
         seen.append(1)
@@ -292,12 +292,12 @@ def test_a_smaller_batch_is_kept_for_the_rest_of_the_job(home, request_for, monk
 
     asked, real = [], engine.measure_block
 
-    def small(denoiser, x0, plan, should_stop=None, on_batch_size=None):
+    def small(denoiser, x0, plan, should_stop=None, on_batch_size=None, **more):
         asked.append(plan.batch_size)
         if len(asked) == 4:
             on_batch_size(8)
             on_batch_size(4)
-        return real(denoiser, x0, plan, should_stop)
+        return real(denoiser, x0, plan, should_stop, **more)
 
     monkeypatch.setattr(engine, "measure_block", small)
     job = run(home, request_for())
