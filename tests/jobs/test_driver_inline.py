@@ -293,12 +293,12 @@ def test_a_smaller_batch_is_kept_for_the_rest_of_the_job(home, request_for, monk
 
     asked, real = [], engine.measure_block
 
-    def small(denoiser, x0, plan, should_stop=None, on_batch_size=None):
+    def small(denoiser, x0, plan, should_stop=None, on_batch_size=None, **more):
         asked.append(plan.batch_size)
         if len(asked) == 4:
             on_batch_size(8)
             on_batch_size(4)
-        return real(denoiser, x0, plan, should_stop)
+        return real(denoiser, x0, plan, should_stop, **more)
 
     monkeypatch.setattr(engine, "measure_block", small)
     job = run(home, request_for())
