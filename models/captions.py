@@ -19,13 +19,13 @@ class TextEncoder:
         ids = torch.from_numpy(self.tokenizer.ids(list(texts)))
         device = next(self.network.parameters()).device
         with torch.inference_mode(False), torch.no_grad():  # an inference tensor could take no part in a gradient later
-            parts = [self.network(part.to(device)).cpu() for part in ids.split(AT_ONCE)]
-        return torch.cat(parts)
+            return torch.cat([self.network(part.to(device)).cpu() for part in ids.split(AT_ONCE)])
 
     def empty(self, like):
         """The embedding of the empty caption for every image of `like`, on its device; computed once."""
         if self._empty is None or self._empty.device != like.device:
-            self._empty = self.embed([""]).to(like.device)
+            with torch.inference_mode(False):
+                self._empty = self.embed([""]).to(like.device)
         return self._empty.expand(len(like), -1, -1)
 
     def to(self, device):

@@ -93,6 +93,7 @@ def test_the_empty_caption_is_embedded_once_and_can_take_part_in_gradients(tmp_p
         model.predict(LATENTS, T)
     model.network.requires_grad_(True)
     model.predict(LATENTS, T).eps_hat.sum().backward()
+    assert not model.text.empty(LATENTS).is_inference()
     assert calls == [1] and model.network.conv_in.weight.grad.abs().max() > 0
 
 
