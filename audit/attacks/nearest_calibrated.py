@@ -25,7 +25,7 @@ class NearestCalibrated(Nearest):
         Nearest.card,
         name="nearest_calibrated",
         short="Nearest cal.",
-        title="Nearest sample, calibrated",
+        title="Calibrated nearest sample",
         equation="minus the distance to the nearest sample, divided by the mean distance to the image's k nearest other query images, or to its next k samples",
         source="arXiv:1909.03935 (GAN-Leaks), calibration by a reference; arXiv:2301.13188 (Carlini et al.), extraction test relative to the nearest neighbours",
         differs="a quotient with the image's own neighbourhood needs no second model; GAN-Leaks subtracts the distance to a reference's samples (--reference does that); "

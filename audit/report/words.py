@@ -56,6 +56,7 @@ NOT_EVIDENCE = {
 }
 MORE_IMAGES = 4  # "n2 images a side would show mda2": four times as many halve the smallest visible leak
 LIST_LENGTH = 3
+NAMED = 5  # attacks left out for one reason that are named one by one
 NEAREST = ("nearest", "nearest_calibrated")
 ASKING = "asking for variations of an image"
 NULL_ON_SURROGATE = "That no attack on the surrogate found anything is weak evidence"
@@ -192,7 +193,7 @@ def _failed(report):
     alike = {}
     for row in rows:
         alike.setdefault(row["reason"], []).append(title_of(row["name"]))
-    listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in alike.items())
+    listed = "; ".join(f"{', '.join(titles if len(titles) <= NAMED else [*titles[: NAMED - 1], f'{len(titles) - NAMED + 1} more'])} ({reason})" for reason, titles in alike.items())
     return [f"{len(rows)} of {len(report['attacks'])} attacks did not run: {listed}."]
 
 

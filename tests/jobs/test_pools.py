@@ -140,6 +140,7 @@ def test_without_a_checkpoint_only_samples_are_attacked(home, pair, folder):
     assert (opened.tables["nearest_pixels"].values[0][members] < 0.2).sum() == 10 > (opened.tables["nearest_pixels"].values[0][~members] < 0.2).sum()
     page = re.sub("<script.*?</script>", "", (Path(job.folder) / "report.html").read_text(), flags=re.DOTALL)
     assert "none: no checkpoint was given, only samples" in page and "None" not in page.replace("None of", "")
+    assert any("14 of 16 attacks did not run: " in line and ", 10 more (needs a checkpoint)." in line for line in report["verdict"]["not_tested"])
     assert any(claim["text"] == "The model was audited." for claim in report["verdict"]["claims"]["blocked"])
     before = (Path(job.folder) / "report.json").read_bytes()
     analyse(job.folder)
