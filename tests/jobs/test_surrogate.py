@@ -17,7 +17,7 @@ from models.base import Denoiser
 from tests.jobs.pair import pictures, save_pictures
 from tests.jobs.test_driver_inline import driver, log_of, no_background_worker, run  # noqa: F401, the fixture acts by being here
 
-TINY = {"steps": 120, "width": 8, "batch_size": 32, "lr": 8e-3, "train_timesteps": 60, "held_out": 0.1, "ema_decay": 0.9, "validate_every": 40}
+TINY = {"steps": 80, "width": 8, "batch_size": 32, "lr": 8e-3, "train_timesteps": 60, "held_out": 0.1, "ema_decay": 0.9, "validate_every": 40}
 ATTACKS = ("sima", "surrogate_sima", "surrogate_loss_eps")
 
 
@@ -25,6 +25,12 @@ ATTACKS = ("sima", "surrogate_sima", "surrogate_loss_eps")
 def given_pool(tmp_path_factory):
     """A folder of pictures that stand for a model's samples."""
     return str(save_pictures(tmp_path_factory.mktemp("pool") / "samples", pictures(60, seed=9)))
+
+
+@pytest.fixture(autouse=True)
+def few_samples_of_its_own(monkeypatch):
+    monkeypatch.setattr(tasks, "OWN_SAMPLES", 4)
+    monkeypatch.setattr(tasks, "OWN_STEPS", 4)
 
 
 @pytest.fixture
@@ -45,6 +51,7 @@ def folders(home):
     return sorted(p.name for p in (home.home / "surrogates").iterdir())
 
 
+@pytest.mark.slow
 def test_a_surrogate_is_trained_and_measured_beside_the_target(home, asking, monkeypatch):
     made, predict, real = [], Denoiser.predict, tasks.measure
 
@@ -66,7 +73,7 @@ def test_a_surrogate_is_trained_and_measured_beside_the_target(home, asking, mon
     assert {"surrogate/eps_mse", "surrogate/sima_l4", "sima_l4"} <= set(tables) and "eps_mse" not in tables
     assert list(tables["surrogate/eps_mse"].timesteps) == [0, 15, 30, 44, 59] and list(tables["sima_l4"].timesteps) == [10, 20, 30, 40]  # each on its own schedule
     trained = report["surrogate"]
-    assert trained["steps_done"] == 120 and trained["kept_step"] in (40, 80, 120) and trained["settings"]["width"] == 8 and trained["parameters"] > 0
+    assert trained["steps_done"] == 80 and trained["kept_step"] in (40, 80) and trained["settings"]["width"] == 8 and trained["parameters"] > 0
     needed = rows["surrogate_sima"]["needed"]
     assert (needed["samples"], needed["access"]) == (60, "samples") and needed["training_hours"] == pytest.approx(trained["training_seconds"] / 3600)
     assert rows["sima"]["needed"]["training_hours"] is None
@@ -115,14 +122,14 @@ def test_a_surrogate_that_diverges_costs_its_own_attacks_only_and_the_reason_is_
 def test_a_cancelled_training_goes_on_where_it_stopped(home, asking, monkeypatch):
     real, asked = tasks.FileFlag.is_set, []
 
-    def stop_at_seventy(flag):
+    def stop_at_fifty(flag):
         asked.append(1)
-        if len(asked) == 70:
+        if len(asked) == 50:
             Store(home.home).request_cancel(job.id)
             worker._beat_once()
         return real(flag)
 
-    monkeypatch.setattr(tasks.FileFlag, "is_set", stop_at_seventy)
+    monkeypatch.setattr(tasks.FileFlag, "is_set", stop_at_fifty)
     job, _ = submit.submit_audit(home, asking())
     worker = driver(home)
     worker.run_waiting()
@@ -133,7 +140,7 @@ def test_a_cancelled_training_goes_on_where_it_stopped(home, asking, monkeypatch
     monkeypatch.setattr(tasks._Progress, "__call__", lambda self, step, of, loss: steps.append(step))
     Store(home.home).resume(job.id)
     driver(home).run_waiting()
-    assert Store(home.home).get(job.id).state == "done" and steps[0] == 70 and steps[-1] == 120
+    assert Store(home.home).get(job.id).state == "done" and steps[0] == 50 and steps[-1] == 80
 
 
 @pytest.mark.slow
