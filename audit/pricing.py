@@ -34,7 +34,7 @@ def shares(costs, asked, budget, api=False):
     skipped |= over
     payers, found = {}, {}
     for name in [*running, *(name for name in ATTACKS if name not in running)]:
-        if not ATTACKS[name].card.probes:
+        if ATTACKS[name].card.needs:
             found[name] = Share(0, 0, 0.0)
             continue
         probes = ATTACKS[name].card.probes

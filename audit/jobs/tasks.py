@@ -375,7 +375,10 @@ def _affordable(opened, settings, wish):
         return tuple(probe for probe in PROBES if probe in wish["also"]), {}, {}
     hidden = {name: WHITE_BOX for name in names if wish["api"] and ATTACKS[name].card.threat_model == "white-box"}
     asked = denoiser.classes is not None or (denoiser.captions and wish.get("captions", False))
-    unfit = {name: reason for name in names for probe in ATTACKS[name].card.probes if (reason := PROBES[probe].unfit(asked)) and name not in hidden}
+    unfit = {
+        name: reason for name in names if name not in hidden
+        for probe in ATTACKS[name].card.probes if probe in PROBES and (reason := PROBES[probe].unfit(asked))
+    }  # fmt: skip
     names = tuple(name for name in names if name not in hidden | unfit)
     if not names and unfit:
         raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks.")

@@ -56,23 +56,23 @@ class ReDiffuse(Probe):
         """All variations -> (2, B, K, S) float64."""
         x0 = rows.x0
         x = x0 if denoiser.pixel_space else denoiser.decode(x0).clamp(-1, 1)
-        found = [torch.stack([self._distances(denoiser, x0, x, t, noises) for noises in rows.eps], dim=2) for t in rows.t.tolist()]
+        found = [torch.stack([self._distances(denoiser, x0, x, t, noises, rows.cond) for noises in rows.eps], dim=2) for t in rows.t.tolist()]
         return torch.stack(found, dim=2)
 
-    def _distances(self, denoiser, x0, x, t, noises):
+    def _distances(self, denoiser, x0, x, t, noises, cond):
         """(2, B) of one timestep and one draw."""
         total = torch.zeros_like(x)
         for eps in noises:
-            total += self.variation(denoiser, x0, t, eps)
+            total += self.variation(denoiser, x0, t, eps, cond)
         average = total / len(noises)
         return torch.stack([1 - ssim(x, average), norm(x - average, 2)])
 
-    def variation(self, denoiser, x0, t, eps):
+    def variation(self, denoiser, x0, t, eps, cond=None):
         """The picture that comes back when x0 is noised to t with eps; (B,C,H,W) in [-1, 1]."""
         path = self.path(t, len(denoiser.schedule))
         a, s = signal_and_noise(denoiser.schedule, all_at(t, x0), x0)
         xt = a * x0 + s * eps
         for here, to in zip(path, [*path[1:], None], strict=True):
-            prediction = denoiser.predict(xt, all_at(here, xt))
+            prediction = denoiser.predict(xt, all_at(here, xt), cond)
             xt = prediction.x0_hat.to(x0.dtype) if to is None else ddim_move(denoiser.schedule, prediction, all_at(to, xt), xt)
         return (xt if denoiser.pixel_space else denoiser.decode(xt)).clamp(-1, 1)

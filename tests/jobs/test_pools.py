@@ -20,7 +20,6 @@ from audit.request import Request
 from models.base import Denoiser
 from tests.jobs.pair import pictures, save_pictures
 from tests.jobs.test_driver_inline import driver, fail_in, no_background_worker, run  # noqa: F401, the fixture acts by being here
-from tests.jobs.test_sources import base  # noqa: F401, a fixture
 
 BOTH = ("nearest", "nearest_calibrated")
 
@@ -101,7 +100,7 @@ def test_a_pool_is_shared_by_runs_and_goes_on_where_it_stopped_with_the_same_byt
     assert other.state == "done" and len(pool_folders(home)) == 2
 
 
-def test_a_reference_gets_a_pool_of_its_own(home, drawn, base):  # noqa: F811
+def test_a_reference_gets_a_pool_of_its_own(home, drawn, base):
     job = run(home, drawn(reference=base, pool_sampler=None))
     assert job.state == "done" and len(pool_folders(home)) == 2
     opened = open_run(job.folder)
@@ -140,7 +139,7 @@ def test_without_a_checkpoint_only_samples_are_attacked(home, pair, folder):
     assert (opened.tables["nearest_pixels"].values[0][members] < 0.2).sum() == 10 > (opened.tables["nearest_pixels"].values[0][~members] < 0.2).sum()
     page = re.sub("<script.*?</script>", "", (Path(job.folder) / "report.html").read_text(), flags=re.DOTALL)
     assert "none: no checkpoint was given, only samples" in page and "None" not in page.replace("None of", "")
-    assert any("14 of 16 attacks did not run: " in line and ", 10 more (needs a checkpoint)." in line for line in report["verdict"]["not_tested"])
+    assert any("15 of 17 attacks did not run: " in line and ", 11 more (needs a checkpoint)." in line for line in report["verdict"]["not_tested"])
     assert any(claim["text"] == "The model was audited." for claim in report["verdict"]["claims"]["blocked"])
     before = (Path(job.folder) / "report.json").read_bytes()
     analyse(job.folder)
