@@ -16,7 +16,7 @@ import numpy as np
 from audit.api import Api
 from audit.conditions import as_text, condition_of
 from audit.errors import AuditError
-from audit.jobs import tasks
+from audit.jobs import tasks, tasks_check
 from audit.jobs.cluster import device_kind
 from audit.jobs.inputs import checkpoint_place, fingerprint, kept_in
 from audit.jobs.shards import disk_bytes
@@ -83,9 +83,9 @@ class Check:
         try:
             place = checkpoint_place(self.request.checkpoint, self.config)
             self.place = tasks.place_of(self.request, place, fingerprint(self.request.checkpoint), self.engine.threads, keep=kept_in(self.config))
-            found = self._task("checkpoint", tasks.recognise, self.place)
+            found = self._task("checkpoint", tasks_check.recognise, self.place)
             if not found["missing"]:
-                self.opened = self._task("checkpoint", tasks.look, self.place)
+                self.opened = self._task("checkpoint", tasks_check.look, self.place)
                 found |= self.opened.info
         except (AuditError, ModelError, TaskFailed) as error:
             self._say(checkpoint_error=_sentence(error))
@@ -117,7 +117,7 @@ class Check:
                 beside = {"reference": checkpoint_place(request.reference, self.config), "reference_version": fingerprint(request.reference)}
             api = None if request.api is None else Api(**request.api)
             self.place = dataclasses.replace(self.place, **beside, api=api)
-            self.facts = self._task("plan", tasks.plan_check, self.place, wish_of(request))
+            self.facts = self._task("plan", tasks_check.plan_check, self.place, wish_of(request))
         except (AuditError, ModelError, TaskFailed) as error:
             self._say(plan_error=_sentence(error))
             return
@@ -193,7 +193,7 @@ class Check:
         """A hint for the settings that are missing."""
         self.ticket.phase("Trying the usual settings")
         try:
-            self._say(ranking=self._task("ranking", tasks.rank, self.place, str(self.scratch / "sample.npy"), sampled))
+            self._say(ranking=self._task("ranking", tasks_check.rank, self.place, str(self.scratch / "sample.npy"), sampled))
         except TaskFailed as error:
             self._say(ranking={"words": _sentence(error), "best": None})
 
@@ -203,13 +203,13 @@ class Check:
         engine_kind, wanted = self.engine.kind, self.request.device if self.engine.external else device_kind(self.request.device, self.config)
         on_cpu = wanted == "cpu" and engine_kind == "cpu"
         try:
-            tested, problem, priced = self._task("self-test", tasks.look_closer, self.place, sample, sampled, plan, bool(on_cpu and counted), self.told)
+            tested, problem, priced = self._task("self-test", tasks_check.look_closer, self.place, sample, sampled, plan, bool(on_cpu and counted), self.told)
             self._say(self_test=tested)
             if problem:
                 self._say(plan_error=problem)
                 return
             if plan and counted and not on_cpu and wanted == engine_kind:
-                priced = self._task("price", tasks.price_on_device, self.place, sample, sampled, plan, self.told, device=True)
+                priced = self._task("price", tasks_check.price_on_device, self.place, sample, sampled, plan, self.told, device=True)
         except TaskFailed as error:
             self._say(checkpoint_error=_sentence(error))
             return

@@ -10,7 +10,7 @@ import numpy as np
 
 from audit.attacks import ATTACKS, choose
 from audit.errors import HomeError, PoolError
-from audit.jobs import tasks
+from audit.jobs import tasks_pool
 from audit.jobs.inputs import fingerprint
 from audit.jobs.shards import ShardFolder, cut, shard_key
 from audit.pool import open_pool
@@ -87,7 +87,7 @@ class Pools:
     def _draw(self, source, count):
         """Draw a pool, unless one with these bytes is there."""
         audit, (sampler, steps) = self.audit, self.request.sampler
-        sha256, classes, each = audit._task("sampler", tasks.pool_facts, audit.place, source, sampler, steps or 0)
+        sha256, classes, each = audit._task("sampler", tasks_pool.pool_facts, audit.place, source, sampler, steps or 0)
         shape = audit.opened.info["image_shape"]
         key = pool_key(
             kind="drawn", checkpoint=sha256, overrides=sorted(self.request.overrides.items()), sampler=sampler, steps=steps, seed=self.request.seed, count=count, shape=shape,
@@ -128,7 +128,7 @@ class Pools:
 
         def start(shard, flag):
             label = f"Samples {shard.first + 1} to {shard.stop} of {count}"
-            return audit.engine.submit(label, tasks.draw_samples, place, source, shard.first, shard.stop, sampler, steps or 0, self.request.seed, flag, device=True)
+            return audit.engine.submit(label, tasks_pool.draw_samples, place, source, shard.first, shard.stop, sampler, steps or 0, self.request.seed, flag, device=True)
 
         def keep(shard, value):
             images, took = value
@@ -178,7 +178,7 @@ class Pools:
         def start(shard, flag):
             label = f"Search {shard.index + 1} of {len(shards)} (images {shard.first + 1} to {shard.stop})"
             more = (str(audit.images), shard.first, shard.stop, clusters, str(pool.folder), pool.left_out, flag)
-            return audit.engine.submit(label, tasks.search_pool, audit.place, names, *more, device=True)
+            return audit.engine.submit(label, tasks_pool.search_pool, audit.place, names, *more, device=True)
 
         def keep(shard, value):
             tables, took = value

@@ -13,7 +13,7 @@ import numpy as np
 from audit import protections
 from audit.errors import RequestError, RunFolderError
 from audit.files import write_json, write_text
-from audit.jobs import tasks
+from audit.jobs import tasks, tasks_protections
 from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.steps import run_task
 from audit.report.run import open_run
@@ -76,7 +76,7 @@ class Protections:
         path = checkpoint_place(self.request.checkpoint, self.config)
         second = (checkpoint_place(self.request.reference, self.config), self.before["reference"]) if self.request.reference else (None, None)
         self.place = tasks.place_of(self.request, path, self.before["checkpoint"], self.engine.threads, *second, keep=kept_in(self.config))
-        found = self._task("checkpoint", tasks.hashes, self.place)
+        found = self._task("checkpoint", tasks_protections.hashes, self.place)
         audited = [report["checkpoint"]["sha256"], *([report["measurement"]["reference"]["sha256"]] if self.request.reference else [])]
         for name, now, then in zip(("checkpoint", "reference"), found, audited, strict=False):
             if now != then:
@@ -104,7 +104,7 @@ class Protections:
         self.ticket.add_flag(flag)
         for number, api in enumerate(protections.SWEEP):
             self.ticket.phase(f"Through the API that shows {protections.words_of(api)}" if api else "Without an API")
-            measured = self._task(f"setting {number + 1}", tasks.measure_shown, self.place, api, str(self.scratch / "images.npy"), count, wanted, flag)
+            measured = self._task(f"setting {number + 1}", tasks_protections.measure_shown, self.place, api, str(self.scratch / "images.npy"), count, wanted, flag)
             if isinstance(measured, str):
                 if api is None:
                     raise RequestError(measured)

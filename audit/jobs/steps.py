@@ -21,7 +21,7 @@ from audit.api import Api
 from audit.conditions import condition_of
 from audit.errors import HomeError
 from audit.files import write_json
-from audit.jobs import surrogate, tasks
+from audit.jobs import surrogate, tasks, tasks_pool
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.pools import Pools
@@ -143,7 +143,7 @@ class Audit:
         """Without a checkpoint: the samples say which size is compared."""
         self.place = tasks.Place("", "", self.request.device, self.engine.threads)
         shape = self.pools.read_given(None).info["shape"]
-        self.opened, self.facts = self._task("device", tasks.device_facts, self.place, (shape[2], *shape[:2]), wish_of(self.request))
+        self.opened, self.facts = self._task("device", tasks_pool.device_facts, self.place, (shape[2], *shape[:2]), wish_of(self.request))
         self.ticket.log.write(f"no checkpoint; {self.opened.device_words}")
 
     def _prepare_images(self, before):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from audit.attacks import asked_of, choose
 from audit.errors import AuditError
-from audit.jobs import tasks
+from audit.jobs import tasks, tasks_surrogate
 from audit.jobs.cluster import EngineLost
 from audit.report.pictures import SURROGATE as PICTURE
 from audit.sources import SURROGATE
@@ -25,7 +25,7 @@ PREFIX = "surrogate_"  # of the attacks' names
 class Surrogate:
     """What an audit knows of its surrogate.
 
-    Attributes: path: its checkpoint; key: of `surrogate_key`; training: what `tasks.train_surrogate` returns; info: CheckpointInfo as JSON;
+    Attributes: path: its checkpoint; key: of `surrogate_key`; training: what `tasks_surrogate.train_surrogate` returns; info: CheckpointInfo as JSON;
         facts: tasks.Facts of what is measured on it, tables without prefix.
     """
 
@@ -80,7 +80,7 @@ def prepare(audit, pool):
         ticket.phase("Opening the surrogate")
         place = replace(audit.place, surrogate=str(folder / "model"), surrogate_version=key)
         arguments = (place, images, len(pool), _wish(request))
-        info, facts = run_task(audit.engines, audit.engine, ticket, "surrogate", tasks.open_surrogate, *arguments)
+        info, facts = run_task(audit.engines, audit.engine, ticket, "surrogate", tasks_surrogate.open_surrogate, *arguments)
     except TaskFailed as error:
         if not error.sentence:
             raise
@@ -108,7 +108,7 @@ def _train(audit, pool, images, training, folder):
     engine, ticket = audit.engine, audit.ticket
     flag = engine.flag(f"{ticket.job.id}-{secrets.token_hex(4)}")
     ticket.add_flag(flag)
-    handle = engine.submit("training the surrogate", tasks.train_surrogate, audit.place, images, pool.kept, training, str(folder), flag, device=True)
+    handle = engine.submit("training the surrogate", tasks_surrogate.train_surrogate, audit.place, images, pool.kept, training, str(folder), flag, device=True)
     told = ""
     try:
         while not engine.wait([handle], POLL_S):
@@ -131,7 +131,7 @@ def _train(audit, pool, images, training, folder):
 def progress_words(folder):
     """`Training the surrogate: 35 % of 4,000 steps`, in twentieths: each one is a line in plain output; "" where nothing is known yet."""
     try:
-        at = json.loads((Path(folder) / tasks.PROGRESS).read_text(encoding="utf-8"))
+        at = json.loads((Path(folder) / tasks_surrogate.PROGRESS).read_text(encoding="utf-8"))
         return f"Training the surrogate: {at['step'] * 20 // at['steps'] * 5} % of {at['steps']:,} steps"
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return ""

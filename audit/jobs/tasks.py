@@ -4,7 +4,6 @@ What is needed of one checkpoint stays loaded between tasks, the last one per pr
 """
 
 import functools
-import json
 import os
 import threading
 import time
@@ -18,10 +17,7 @@ import numpy as np
 from audit.api import WHITE_BOX, Api
 from audit.sources import REFERENCE, SURROGATE, TARGET
 
-NO_CHECKPOINT = "needs a checkpoint"
 SELF_TEST_IMAGES = 64
-PROGRESS, PROGRESS_S, SAVE_S = "progress.json", 0.5, 20.0  # of a training: where it is, how often that is written, how much a crash can cost; seconds
-OWN_SAMPLES, OWN_STEPS, SHEET_SIDE = 32, 50, 512  # pictures that a surrogate draws of itself, and their sheet in pixels
 SHARED_BY = 200  # images that calls made once are spread over when a budget is counted: the checkpoint is opened before the images are
 
 
@@ -230,7 +226,7 @@ _cache: dict = {}
 _cache_lock = threading.Lock()
 
 
-def _prepare_process(place):
+def prepare_process(place):
     """torch's threads, once per process and value."""
     import torch
 
@@ -240,7 +236,7 @@ def _prepare_process(place):
     return torch
 
 
-def _device(place):
+def device_of_place(place):
     from audit.engine import choose_device
 
     return choose_device(place.device)
@@ -251,20 +247,30 @@ def networks(place):
 
     Raises: RequestError: the reference cannot stand beside the target.
     """
-    torch = _prepare_process(place)
-    device = _device(place)
+    torch = prepare_process(place)
+    device = device_of_place(place)
     key = (place.identity, place.reference, place.reference_version, place.api, place.seed if place.api else 0, place.surrogate, place.surrogate_version, str(device))
     with _cache_lock:
         if _cache.get("key") != key:
             _cache.clear()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            _cache["networks"] = {source: denoiser.to(device) for source, denoiser in _open(place).items()}
+            _cache["networks"] = {source: denoiser.to(device) for source, denoiser in open_sources(place).items()}
             _cache["key"] = key
         return _cache["networks"], device
 
 
-def _open(place, target=None):
+def free(device):
+    """Drop the networks of this process: a training needs their memory."""
+    import torch
+
+    with _cache_lock:
+        _cache.clear()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def open_sources(place, target=None):
     """{source: Denoiser}, on the CPU. Args: target: its Denoiser where it is open already. Raises RequestError, models.errors.ModelError."""
     from audit.sources import align, require_comparable
     from models.errors import ModelError
@@ -341,7 +347,7 @@ def facts_of(opened, wish):
     filtered = filtered_probes(asked_of(choose(wish["attacks"]), TARGET), wish["settings"])
     settings |= {"filtered": tuple(p for p in probes if p in filtered)} if filtered else {}
     settings |= {"probes": probes, "own": engine.own_grids(probes, denoiser.schedule, wish["draws"])}
-    plans = {source: _plan(settings, source) for source in opened}
+    plans = {source: plan_of(settings, source) for source in opened}
     specs = {source + table: spec for source, plan in plans.items() for table, spec in engine.specs(plan, denoiser.schedule).items()}
     values = sum(plan.of(name).draws * len(plan.probe(name).TABLES) * len(plan.of(name).timesteps) for plan in plans.values() for name in plan.probes)
     versions = {name: PROBES[name].VERSION for name in probes}
@@ -398,7 +404,7 @@ def _affordable(opened, settings, wish):
     return tuple(probe for probe in PROBES if probe in used), skipped, costs
 
 
-def _plan(settings, source=TARGET):
+def plan_of(settings, source=TARGET):
     """The MeasurePlan of one source."""
     from audit.engine import MeasurePlan
 
@@ -461,93 +467,6 @@ def run_self_test(denoiser, images, count, said=None):
 
 
 @task
-def train_surrogate(place, images, kept, training, folder, flag):
-    """Train a surrogate on a pool, go on with it, or find it finished, in FOLDER/model; its own samples lie beside it.
-
-    Args: images: path of the pool's .npy, uint8 (P,H,W,C); kept: int64, those of its samples that may be used; training: keywords of
-        models.train.TrainSettings as audit.surrogates makes them; folder: of this surrogate in AUDIT_HOME; flag: stop sign, asked before every step.
-    Returns: {"steps_done", "kept_step", "held_out_loss", "training_seconds", "stopped_early"}; None where no samples were held out.
-    Raises: Stopped; models.errors.TrainingDiverged, ModelError.
-    """
-    from models.train import TrainingStopped, TrainSettings, contact_sheet, sample, train
-
-    _prepare_process(place)
-    device, out = _device(place), Path(folder) / "model"
-    if not (out / "training.json").exists():
-        _free(device)
-        lists = {name: tuple(value) for name, value in training.items() if isinstance(value, list)}
-        try:
-            train(
-                TrainSettings(**training | lists), _samples(images, kept), out, device=device, progress=_Progress(folder),
-                should_stop=flag.is_set, save_every_s=SAVE_S,
-            )  # fmt: skip
-        except TrainingStopped:
-            from audit.engine import Stopped
-
-            raise Stopped from None
-        (Path(folder) / "surrogate.png").unlink(missing_ok=True)
-    if not (Path(folder) / "surrogate.png").exists():
-        drawn = sample(out, OWN_SAMPLES, seed=training["seed"], batch_size=OWN_SAMPLES, steps=min(OWN_STEPS, training["scheduler_config"]["num_train_timesteps"]), device=device)
-        tmp = Path(folder) / "drawn.png"
-        sheet = contact_sheet(drawn, columns=8, scale=max(1, SHEET_SIDE // 8 // drawn.shape[1]))
-        sheet.thumbnail((SHEET_SIDE, SHEET_SIDE))
-        sheet.save(tmp)
-        os.replace(tmp, Path(folder) / "surrogate.png")
-    made = json.loads((out / "training.json").read_text(encoding="utf-8"))
-    held_out = made.get("held_out") or {}
-    return {
-        "steps_done": made["steps_done"], "kept_step": held_out.get("kept_step"), "held_out_loss": held_out.get("loss"), "stopped_early": held_out.get("stopped_early"),
-        "training_seconds": made["seconds"],
-    }  # fmt: skip
-
-
-def _samples(images, kept):
-    """uint8 (N,H,W,C): the samples that may be used, on the disk where those are all."""
-    found = np.load(images, mmap_mode="r", allow_pickle=False)
-    return found if len(kept) == len(found) else found[kept]
-
-
-class _Progress:
-    """Writes where a training is for the driver to read."""
-
-    def __init__(self, folder):
-        self.path, self.told = Path(folder) / PROGRESS, 0.0
-
-    def __call__(self, step, steps, loss):
-        if time.monotonic() - self.told > PROGRESS_S:
-            self.told, tmp = time.monotonic(), self.path.with_suffix(".tmp")
-            tmp.write_text(json.dumps({"step": step, "steps": steps}), encoding="utf-8")
-            os.replace(tmp, self.path)
-
-
-def _free(device):
-    """Drop the networks of this process: a training needs their memory."""
-    import torch
-
-    with _cache_lock:
-        _cache.clear()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-@task
-def open_surrogate(place, images, count, wish):
-    """See whether a surrogate denoises the samples that it was trained on, and what is measured on it.
-
-    Args: images, count: the pool's .npy; wish: as `facts_of` takes it, its attacks those that the surrogate is asked.
-    Returns: (CheckpointInfo as JSON, Facts whose tables have no prefix).  Raises: SelfTestFailed.
-    """
-    from models.errors import SelfTestFailed
-
-    surrogate = networks(place)[0][SURROGATE]
-    tested = run_self_test(surrogate, images, count)
-    if not tested.passed:
-        found = f"noise error {tested.error:.2f}, {tested.baseline:.2f} by scaling the noisy image alone"
-        raise SelfTestFailed(f"The surrogate does not denoise the samples that it was trained on: {found}. Give it more steps (settings of surrogate in --config).")
-    return surrogate.info.to_json(), facts_of({TARGET: surrogate}, wish)
-
-
-@task
 def probe_network(place, images, count, settings, said=None, others=None):
     """Find the batch size unless the plan fixes it, check the precision, time two batches.
 
@@ -565,7 +484,7 @@ def probed(opened, device, images, count, settings, said=None, others=None):
         own = (others or {}).get(source, settings)
         if not own["probes"]:
             continue
-        plan = _plan(own, source)
+        plan = plan_of(own, source)
         x0 = load_x0(images, 0, min(count, SELF_TEST_IMAGES), denoiser)
         cond = cond_of(denoiser, said and said[: len(x0)])
         if plan.precision != "fp32":
@@ -596,12 +515,12 @@ def measure(place, images, first, stop, settings, flag, said=None, others=None):
         own = (others or {}).get(source, settings)
         if not own["probes"]:
             continue
-        measured = _measured(denoiser, pictures, _plan(own, source), flag, said, sizes.append)
+        measured = measured_on(denoiser, pictures, plan_of(own, source), flag, said, sizes.append)
         tables |= {source + name: values for name, values in measured.items()}
     return tables, time.perf_counter() - begun, min(sizes)
 
 
-def _measured(denoiser, pictures, plan, flag, said, on_batch_size=None):
+def measured_on(denoiser, pictures, plan, flag, said, on_batch_size=None):
     """{table: float32 (S,n,K)} of one source, from pictures (n,C,H,W) in [-1, 1]."""
     from audit.engine import measure_block
     from audit.latents import encoded
@@ -610,167 +529,3 @@ def _measured(denoiser, pictures, plan, flag, said, on_batch_size=None):
     seconds = {name: encoded(denoiser, second(pictures)) for name, second in seconds.items()}
     x0, cond = encoded(denoiser, pictures), cond_of(denoiser, said)
     return measure_block(denoiser, x0, plan, should_stop=flag.is_set, on_batch_size=on_batch_size, cond=cond, second=seconds)
-
-
-@task
-def device_facts(place, image_shape, wish):
-    """(Opened, Facts) of an audit without a checkpoint: no network, so nothing of one is known. Args: image_shape: (C,H,W) of the pool."""
-    import diffusers
-
-    from audit.attacks import ATTACKS, choose
-
-    torch, device = _prepare_process(place), _device(place)
-    words = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_words(torch.get_num_threads())
-    opened = Opened(no_checkpoint(image_shape), np.empty(0), True, device.type, words, torch.__version__, diffusers.__version__)
-    plan = {name: wish[name] for name in ("seed", "batch_size", "precision")} | {"timesteps": (), "draws": 1, "probes": (), "own": ()}
-    return opened, Facts(plan, {}, 0, 0, {}, skipped={name: NO_CHECKPOINT for name in choose(wish["attacks"]) if "pool" not in ATTACKS[name].card.needs})
-
-
-def no_checkpoint(image_shape):
-    """What report.json says of the checkpoint where there is none: every field null but the shape, and why."""
-    nothing = dict.fromkeys(("sha256", "format", "architecture", "parameters", "weights", "prediction_type", "train_timesteps", "confidence"))
-    return nothing | {"image_shape": list(image_shape), "settings": [], "files": [], "missing": [], "notes": [], "reason": "no checkpoint was given, only samples"}
-
-
-@task
-def draw_samples(place, source, first, stop, sampler, steps, seed, flag):
-    """Draw samples first … stop-1 from the network of one source. Returns (uint8 (n,H,W,C), seconds).
-
-    An API's view changes nothing here: it is the finished samples that a black-box attacker sees.
-    """
-    from audit.pool.sampler import draw
-
-    begun = time.perf_counter()
-    denoiser = networks(place)[0][source]
-    denoiser = getattr(denoiser, "behind", denoiser)
-    indices = np.arange(first, stop)
-    labels = None if denoiser.classes is None else indices % denoiser.classes
-    return draw(denoiser, indices, sampler, steps, seed, labels, flag.is_set), time.perf_counter() - begun
-
-
-@task
-def pool_facts(place, source, sampler, steps):
-    """(sha256 of the network, classes or None, network calls per sample) of one source."""
-    from audit.pool.sampler import calls_per_sample
-
-    denoiser = networks(place)[0][source]
-    denoiser = getattr(denoiser, "behind", denoiser)
-    return denoiser.info.sha256, denoiser.classes, calls_per_sample(denoiser, sampler, steps)
-
-
-@task
-def search_pool(place, names, images, first, stop, clusters, folder, left_out, flag):
-    """Measure query images first … stop-1 against a pool. Args: names: in MEASURES. Returns ({table: float32 (1,n,K)}, seconds)."""
-    from audit.pool import open_pool
-    from audit.pool.measures import MEASURES
-
-    _prepare_process(place)
-    begun, tables, queries, pool = time.perf_counter(), {}, np.load(images, mmap_mode="r", allow_pickle=False), open_pool(folder, left_out)
-    for name in names:
-        tables |= MEASURES[name].measure(queries, first, stop, np.asarray(clusters), pool, _device(place), flag.is_set)
-    return tables, time.perf_counter() - begun
-
-
-@task
-def hashes(place):
-    """SHA-256 of each network of `place`, the target first."""
-    opened, _ = networks(place)
-    return [denoiser.info.sha256 for denoiser in opened.values()]
-
-
-@task
-def measure_shown(place, api, images, count, wanted, flag):
-    """Measure images as one API shows the networks of `place`, at the settings that a run chose.
-
-    Args: api: audit.api.Api, or None for the networks themselves; images, count: of an images.npy; wanted: attacks (audit.protections.attacks_of), measurement,
-        seed, batch_size, precision, said (class labels or captions of the images, or None); flag: a stop sign.
-    Returns: ({table: float32 (S,n,K)}, {table: (axis, timesteps)}, audit.protections.Shown, network calls), or a sentence where this API cannot show these models.
-    """
-    from audit import engine
-    from audit.errors import RequestError
-    from audit.probes.api_view import ApiView
-    from audit.protections import plan_for
-
-    opened, _ = networks(place)
-    try:
-        views = opened if api is None else {source: ApiView(denoiser, api, wanted["seed"]) for source, denoiser in opened.items()}
-        shown = plan_for(views[TARGET], wanted["attacks"], wanted["measurement"])
-    except RequestError as error:
-        return " ".join(str(error).split())
-    plan = engine.MeasurePlan(**shown.plan, **{name: wanted[name] for name in ("seed", "batch_size", "precision")})
-    pictures, tables, specs, calls = load_pictures(images, 0, count), {}, {}, 0
-    for source, view in views.items():
-        tables |= {source + name: values for name, values in _measured(view, pictures, plan, flag, wanted["said"]).items()}
-        specs |= {source + table: spec for table, spec in engine.specs(plan, view.schedule).items()}
-        calls += engine.model_calls(plan, count, view)
-    return tables, specs, shown, int(calls)
-
-
-_looked: dict = {}  # what the check that is under way has opened: first the checkpoint, then with what stands beside it, tested once the images are read
-
-
-@task
-def recognise(place):
-    """What a checkpoint is, before a tensor is read. Returns CheckpointInfo as JSON, with the `words` and `questions` of its format (models/checkpoint.py:form_of)."""
-    from models.checkpoint import form_of, inspect_checkpoint
-
-    info = inspect_checkpoint(place.checkpoint, **dict(place.overrides)).to_json()
-    words, questions = form_of(info["format"])
-    return info | {"words": words, "questions": questions}
-
-
-@task
-def look(place):
-    """Open a checkpoint for a check, on the CPU and beside the network that an audit has loaded. Returns Opened."""
-    _prepare_process(place)
-    _looked.clear()
-    _looked[place.identity] = place.open()
-    return describe(_looked[place.identity], _device(replace(place, device="cpu")))
-
-
-@task
-def plan_check(place, wish):
-    """Facts of a check, with the reference and the API of `place`. Args: wish: as `facts_of` takes it."""
-    return facts_of(_looked_at(place), wish)
-
-
-def _looked_at(place):
-    """{source: Denoiser} of a check; what it has opened already is not opened again."""
-    key = place.identity, place.reference, place.reference_version, place.api
-    if key not in _looked:
-        target = _looked.get(place.identity)
-        _looked.clear()
-        _looked[key] = _open(place, target)
-    return _looked[key]
-
-
-@task
-def rank(place, images, count):
-    """Which usual values of missing settings denoise these images best. Returns {"words", "best"}, or None where the format has nothing to compare."""
-    from models.checkpoint import rank_missing
-    from models.pixels import to_model_range
-
-    _prepare_process(place)
-    found = rank_missing(place.checkpoint, to_model_range(np.load(images, allow_pickle=False)[:count]), **dict(place.overrides))
-    return found and {"words": found.words, "best": found.best}
-
-
-@task
-def look_closer(place, images, count, settings, price_here, said=None):
-    """Self-test of a check's networks and, on the CPU, their price; they are dropped afterwards.
-
-    Args: settings: Facts.plan, or None where there is no plan to price; said: class labels or captions of the images, or None.
-    Returns: (SelfTest as JSON, the reference's problem or "", Probed or None).
-    """
-    _prepare_process(place)
-    opened = _looked_at(place if settings else replace(place, reference=None, reference_version=None, api=None))
-    _looked.clear()
-    tested, problem = run_self_test(opened[TARGET], images, count, said).to_json(), reference_problem(opened, images, count, said)
-    priced = probed(opened, _device(replace(place, device="cpu")), images, count, settings, said) if price_here and settings else None
-    return tested, problem, priced
-
-
-@task
-def price_on_device(place, images, count, settings, said=None):
-    """Price of a check on the GPU, in turn with an audit's shards. Args: said: as in look_closer. Returns Probed."""
-    return probed(*networks(place), images, count, settings, said)

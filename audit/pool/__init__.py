@@ -10,9 +10,9 @@ sha256 is over the bytes of images.npy's array. KEY hashes what can change a byt
 device type; for given ones the files' fingerprint and the shape. Sample i follows from (seed, i) alone.
 
 In a job (audit.jobs.pools): after the query images were read and before anything is measured, `Audit.pool` is a Pool or None; "reference/" has one of its own where
-there is a reference. The driver cuts the drawing into shards and runs audit.jobs.tasks.draw_samples on the device workers.
+there is a reference. The driver cuts the drawing into shards and runs audit.jobs.tasks_pool.draw_samples on the device workers.
 
-Tables that need no denoiser come from a *measure* (audit.pool.measures.MEASURES, one line each), run by audit.jobs.tasks.search_pool on the device workers, image shard by
+Tables that need no denoiser come from a *measure* (audit.pool.measures.MEASURES, one line each), run by audit.jobs.tasks_pool.search_pool on the device workers, image shard by
 image shard, beside the probes' tables and stored with them: {table: float32 (1,n,K)}, axis "feature".
 """
 

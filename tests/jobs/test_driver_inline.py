@@ -49,9 +49,9 @@ def table_bytes(folder):
     return {p.name: p.read_bytes() for p in sorted((Path(folder) / "tables").iterdir())}
 
 
-def fail_in(monkeypatch, name, error, after=0):
+def fail_in(monkeypatch, name, error, after=0, module=tasks):
     """Make a task return an internal error, or raise in the driver, at its call number `after`."""
-    real, calls = getattr(tasks, name), []
+    real, calls = getattr(module, name), []
 
     def broken(*args):
         calls.append(args)
@@ -59,7 +59,7 @@ def fail_in(monkeypatch, name, error, after=0):
             raise error
         return real(*args)
 
-    monkeypatch.setattr(tasks, name, broken)
+    monkeypatch.setattr(module, name, broken)
     return calls
 
 

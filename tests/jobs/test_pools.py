@@ -11,7 +11,7 @@ import pytest
 from audit import cli
 from audit.analysis import analyse
 from audit.errors import RequestError
-from audit.jobs import submit, tasks
+from audit.jobs import submit, tasks_pool
 from audit.jobs.store import Store
 from audit.pool import open_pool
 from audit.pool import store as pool_store
@@ -40,7 +40,7 @@ def pool_folders(home):
 
 
 def test_samples_are_drawn_searched_and_reported(home, drawn, monkeypatch):
-    made, predict, real = [], Denoiser.predict, tasks.draw_samples
+    made, predict, real = [], Denoiser.predict, tasks_pool.draw_samples
 
     def counted(*args):
         monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
@@ -48,7 +48,7 @@ def test_samples_are_drawn_searched_and_reported(home, drawn, monkeypatch):
         monkeypatch.setattr(Denoiser, "predict", predict)
         return outcome
 
-    monkeypatch.setattr(tasks, "draw_samples", counted)
+    monkeypatch.setattr(tasks_pool, "draw_samples", counted)
     job = run(home, drawn(attacks=("loss_eps", *BOTH)))
     assert (job.state, job.error) == ("done", "")
     report, (folder,) = report_of(job), pool_folders(home)
@@ -81,16 +81,16 @@ def test_a_pool_is_shared_by_runs_and_goes_on_where_it_stopped_with_the_same_byt
     whole = run(home, drawn(), out=tmp_path / "whole")
     (first,) = pool_folders(home)
     bytes_of_it, calls = (first / "images.npy").read_bytes(), []
-    real = tasks.draw_samples
-    monkeypatch.setattr(tasks, "draw_samples", lambda *args: calls.append(args[2]) or real(*args))
+    real = tasks_pool.draw_samples
+    monkeypatch.setattr(tasks_pool, "draw_samples", lambda *args: calls.append(args[2]) or real(*args))
     again = run(home, drawn(attacks=("nearest",)), out=tmp_path / "again")
     assert again.state == whole.state == "done" and not calls and report_of(again)["pool"] == report_of(whole)["pool"]
     shutil.rmtree(first)
-    fail_in(monkeypatch, "draw_samples", RuntimeError("stop"), after=2)
+    fail_in(monkeypatch, "draw_samples", RuntimeError("stop"), after=2, module=tasks_pool)
     broken = run(home, drawn(seed=0, name="broken"), out=tmp_path / "broken")
     assert broken.state == "failed" and not (first / "index.json").exists() and len(list(first.glob("shards/*.npz"))) == 2
     calls.clear()
-    monkeypatch.setattr(tasks, "draw_samples", lambda *args: calls.append(args[2]) or real(*args))
+    monkeypatch.setattr(tasks_pool, "draw_samples", lambda *args: calls.append(args[2]) or real(*args))
     (first / "shards" / "00000000-00000005.npz").write_bytes(b"cut short")
     Store(home.home).resume(broken.id)
     driver(home).run_waiting()
@@ -192,7 +192,7 @@ def test_a_sampler_that_yields_nan_is_one_line(home, drawn, monkeypatch):
 
     from models.base import Prediction
 
-    real, predict = tasks.draw_samples, Denoiser.predict
+    real, predict = tasks_pool.draw_samples, Denoiser.predict
 
     def broken(*args):
         monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: Prediction(xt, xt * torch.nan, None))
@@ -200,7 +200,7 @@ def test_a_sampler_that_yields_nan_is_one_line(home, drawn, monkeypatch):
         monkeypatch.setattr(Denoiser, "predict", predict)
         return outcome
 
-    monkeypatch.setattr(tasks, "draw_samples", broken)
+    monkeypatch.setattr(tasks_pool, "draw_samples", broken)
     job = run(home, drawn())
     assert job.state == "failed" and job.error.startswith("The sampler met NaN or infinity at t = 199 in 5 of 5 samples.")
 

@@ -9,7 +9,7 @@ import pytest
 from audit import cli
 from audit.analysis import analyse
 from audit.errors import RequestError
-from audit.jobs import submit, surrogate, tasks
+from audit.jobs import submit, surrogate, tasks, tasks_surrogate
 from audit.jobs.store import Store
 from audit.report.run import open_run
 from models import train
@@ -29,8 +29,8 @@ def given_pool(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_samples_of_its_own(monkeypatch):
-    monkeypatch.setattr(tasks, "OWN_SAMPLES", 4)
-    monkeypatch.setattr(tasks, "OWN_STEPS", 4)
+    monkeypatch.setattr(tasks_surrogate, "OWN_SAMPLES", 4)
+    monkeypatch.setattr(tasks_surrogate, "OWN_STEPS", 4)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_cancelled_training_goes_on_where_it_stopped(home, asking, monkeypatch
     assert stopped.state == "cancelled" and not list((home.home / "surrogates").rglob("training.json")) and list((home.home / "surrogates").rglob("unfinished.pt"))
     monkeypatch.setattr(tasks.FileFlag, "is_set", real)
     steps = []
-    monkeypatch.setattr(tasks._Progress, "__call__", lambda self, step, of, loss: steps.append(step))
+    monkeypatch.setattr(tasks_surrogate._Progress, "__call__", lambda self, step, of, loss: steps.append(step))
     Store(home.home).resume(job.id)
     driver(home).run_waiting()
     assert Store(home.home).get(job.id).state == "done" and steps[0] == 50 and steps[-1] == 80
@@ -174,9 +174,9 @@ def test_samples_are_needed_and_the_command_line_says_so(pair, given_pool, tmp_p
 def test_progress_is_told_in_twentieths(tmp_path):
     assert surrogate.progress_words(tmp_path) == ""
     for step, words in ((1, "0 %"), (99, "0 %"), (100, "5 %"), (2000, "100 %")):
-        (tmp_path / tasks.PROGRESS).write_text(json.dumps({"step": step, "steps": 2000}))
+        (tmp_path / tasks_surrogate.PROGRESS).write_text(json.dumps({"step": step, "steps": 2000}))
         assert surrogate.progress_words(tmp_path) == f"Training the surrogate: {words} of 2,000 steps"
-    (tmp_path / tasks.PROGRESS).write_text("{")
+    (tmp_path / tasks_surrogate.PROGRESS).write_text("{")
     assert surrogate.progress_words(tmp_path) == ""
 
 
