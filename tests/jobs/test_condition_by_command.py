@@ -98,7 +98,7 @@ def test_a_latent_pipeline(worker, tmp_path):  # noqa: F811
     assert code in (0, 3) and err == "", err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     left = {a["name"]: a["status"] for a in report["attacks"] if a["status"] != "done"}
-    assert left == {"gray_intermediate": "skipped"} and report["checkpoint"]["image_shape"] == [1, 16, 16]
+    assert left == dict.fromkeys(("gray_intermediate", "nearest", "nearest_calibrated"), "skipped") and report["checkpoint"]["image_shape"] == [1, 16, 16]
     x0_mse = np.load(tmp_path / "run" / "tables" / "x0_mse.npy")
     assert np.isfinite(x0_mse).all() and np.isnan(np.load(tmp_path / "run" / "tables" / "vlb_bits.npy")[0]).all()
     assert len(list((tmp_path / "run" / "thumbnails").iterdir())) == 48
