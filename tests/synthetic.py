@@ -118,7 +118,7 @@ def synthetic_run(
     }
     described |= {"confidence": "certain", "files": ["unet/config.json"], "missing": []}
     if not checkpoint:
-        from audit.jobs.tasks import no_checkpoint
+        from audit.jobs.tasks_pool import no_checkpoint
 
         described = no_checkpoint((1, 16, 16))
     calls = len(t) * draws
