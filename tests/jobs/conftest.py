@@ -49,18 +49,24 @@ def home(tmp_path, monkeypatch):
     return load().prepare_home()
 
 
-@pytest.fixture
-def calls_made(monkeypatch):
-    """Grows by the batch of every call of a network that a measuring task of this process makes, and of no other task."""
-    from audit.jobs import tasks
+def count_calls(monkeypatch, module, task):
+    """A list that grows by the batch of every call of a network that one task of this process makes, and of no other. Args: module, task: where, and its name."""
     from models.base import Denoiser
 
-    made, measure, predict = [], tasks.measure, Denoiser.predict
+    made, real, predict = [], getattr(module, task), Denoiser.predict
 
     def counted(*args):
         with monkeypatch.context() as patch:
             patch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
-            return measure(*args)
+            return real(*args)
 
-    monkeypatch.setattr(tasks, "measure", counted)
+    monkeypatch.setattr(module, task, counted)
     return made
+
+
+@pytest.fixture
+def calls_made(monkeypatch):
+    """The calls of the measuring tasks (count_calls)."""
+    from audit.jobs import tasks
+
+    return count_calls(monkeypatch, tasks, "measure")

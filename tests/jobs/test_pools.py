@@ -18,6 +18,7 @@ from audit.pool import store as pool_store
 from audit.report.run import open_run
 from audit.request import Request
 from models.base import Denoiser
+from tests.jobs.conftest import count_calls
 from tests.jobs.pair import pictures, save_pictures
 from tests.jobs.test_driver_inline import driver, fail_in, no_background_worker, run  # noqa: F401, the fixture acts by being here
 
@@ -40,15 +41,7 @@ def pool_folders(home):
 
 
 def test_samples_are_drawn_searched_and_reported(home, drawn, monkeypatch):
-    made, predict, real = [], Denoiser.predict, tasks_pool.draw_samples
-
-    def counted(*args):
-        monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
-        outcome = real(*args)
-        monkeypatch.setattr(Denoiser, "predict", predict)
-        return outcome
-
-    monkeypatch.setattr(tasks_pool, "draw_samples", counted)
+    made = count_calls(monkeypatch, tasks_pool, "draw_samples")
     job = run(home, drawn(attacks=("loss_eps", *BOTH)))
     assert (job.state, job.error) == ("done", "")
     report, (folder,) = report_of(job), pool_folders(home)

@@ -13,7 +13,6 @@ from audit.jobs import submit, surrogate, tasks, tasks_surrogate
 from audit.jobs.store import Store
 from audit.report.run import open_run
 from models import train
-from models.base import Denoiser
 from tests.jobs.pair import pictures, save_pictures
 from tests.jobs.test_driver_inline import driver, log_of, no_background_worker, run  # noqa: F401, the fixture acts by being here
 
@@ -52,23 +51,14 @@ def folders(home):
 
 
 @pytest.mark.slow
-def test_a_surrogate_is_trained_and_measured_beside_the_target(home, asking, monkeypatch):
-    made, predict, real = [], Denoiser.predict, tasks.measure
-
-    def counted(*args):
-        monkeypatch.setattr(Denoiser, "predict", lambda self, xt, t, cond=None: made.append(len(xt)) or predict(self, xt, t, cond))
-        outcome = real(*args)
-        monkeypatch.setattr(Denoiser, "predict", predict)
-        return outcome
-
-    monkeypatch.setattr(tasks, "measure", counted)
+def test_a_surrogate_is_trained_and_measured_beside_the_target(home, asking, calls_made):
     job = run(home, asking())
     assert (job.state, job.error) == ("done", "")
     opened, report = open_run(job.folder), report_of(job)
     rows = {row["name"]: row for row in report["attacks"]}
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(ATTACKS, "done")
     per_image = 8 + 5 + 8  # sima of the target; the grid and sima of the surrogate
-    assert sum(made) == report["measurement"]["model_calls"] == 48 * per_image == job.done_calls
+    assert sum(calls_made) == report["measurement"]["model_calls"] == 48 * per_image == job.done_calls
     tables = opened.tables
     assert {"surrogate/eps_mse", "surrogate/sima_l4", "sima_l4"} <= set(tables) and "eps_mse" not in tables
     assert list(tables["surrogate/eps_mse"].timesteps) == [0, 15, 30, 44, 59] and list(tables["sima_l4"].timesteps) == [10, 20, 30, 40]  # each on its own schedule
