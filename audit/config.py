@@ -17,7 +17,7 @@ VARIABLES = {  # name: (default in words, meaning)
     "AUDIT_DEVICES": ("auto", "Which GPUs the worker may use: auto (all that CUDA shows), or their numbers, as in 0,2."),
     "AUDIT_IDLE_EXIT": ("600", "Seconds without a job after which the background worker ends."),
     "AUDIT_MAX_UPLOAD_MB": ("200", "Largest upload in the dashboard, in MB. An upload needs twice its size in memory while it arrives."),
-    "AUDIT_SHARD_SECONDS": ("2", "Device time of one shard, 1 to 5 seconds: what a crash can cost at most, and how often progress is shown."),
+    "AUDIT_SHARD_SECONDS": ("5", "Device time of one shard, 1 to 5 seconds: what a crash can cost at most, and how often progress is shown."),
     "AUDIT_SHARD_IMAGES": ("from the measured speed", "Images in one shard, instead of AUDIT_SHARD_SECONDS. Same shards, same batch size, same CPU: equal to the last bit."),
     "AUDIT_SCHEDULER": ("none: a cluster on this machine", "tls:// address of a Dask scheduler whose workers have this project, equal versions, and paths equal to these here."),
     "AUDIT_TLS_CA": ("none", "PEM file of the certificate authority of AUDIT_SCHEDULER. Members of a Dask cluster can run code on each other."),
@@ -49,7 +49,7 @@ class Config:
     tls_key: Path | None = None
     idle_exit: float = 600.0
     max_upload_mb: int = 200
-    shard_seconds: float = 2.0
+    shard_seconds: float = 5.0
     shard_images: int | None = None
     warnings: tuple[str, ...] = ()
 
@@ -121,7 +121,7 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
         tls_key=tls["AUDIT_TLS_KEY"],
         idle_exit=_number(value, "AUDIT_IDLE_EXIT", 600.0, 0.5, 1e9, float),
         max_upload_mb=_number(value, "AUDIT_MAX_UPLOAD_MB", 200, 1, 1_000_000, int),
-        shard_seconds=_number(value, "AUDIT_SHARD_SECONDS", 2.0, 1.0, 5.0, float),
+        shard_seconds=_number(value, "AUDIT_SHARD_SECONDS", 5.0, 1.0, 5.0, float),
         shard_images=_number(value, "AUDIT_SHARD_IMAGES", None, 1, 1_000_000, int),
         warnings=tuple(f"{name} is not a setting of this version and is ignored. docs/configuration.md lists them all." for name in unknown),
     )

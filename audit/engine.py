@@ -210,8 +210,8 @@ def _run(denoiser, probe, plan, source, should_stop, on_calls, on_batch_size):
         while first < source.total:
             if should_stop and should_stop():
                 raise Stopped
-            last = min(first + size, source.total)
-            values = _without_running_out(probe, denoiser, source, first, last, _clip(plan, denoiser))
+            last = min(first + rows_at_once(probe, size), source.total)
+            values = _without_running_out(probe, denoiser, source, (first, last, size), _clip(plan, denoiser))
             if values is None:
                 size = _halved(size, source.device)
                 if on_batch_size:
@@ -224,10 +224,18 @@ def _run(denoiser, probe, plan, source, should_stop, on_calls, on_batch_size):
         return torch.cat(parts, dim=1).cpu().numpy()
 
 
-def _without_running_out(probe, denoiser, source, first, last, clip):
-    """One batch, or None when the device has too little memory for it; the exception, which holds the batch's tensors, is gone by then."""
+def rows_at_once(probe, size):
+    """Rows of one batch where the network is asked about `size` images at once."""
+    return max(1, size // probe.WIDTH)
+
+
+def _without_running_out(probe, denoiser, source, batch, clip):
+    """One batch, or None when the device has too little memory for it; the exception, which holds the batch's tensors, is gone by then.
+
+    Args: batch: (first row, row after the last, images of one network call).
+    """
     try:
-        return probe.rows(denoiser, source.rows(first, last), clip)
+        return probe.rows(denoiser, source.rows(*batch), clip)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -359,7 +367,7 @@ def _timer(denoiser, plan, device, x0=None, cond=None):
     def seconds(size):
         with arithmetic(plan.precision, device):
             begun = time.perf_counter()
-            values = _without_running_out(probe, denoiser, source, start, start + size, _clip(plan, denoiser))
+            values = _without_running_out(probe, denoiser, source, (start, start + rows_at_once(probe, size), size), _clip(plan, denoiser))
             if values is None:
                 return None
             values.cpu()  # waits for the device
@@ -377,6 +385,8 @@ def find_batch_size(denoiser, plan, device, budget_s=PROBE_BUDGET_S):
     Returns: int, 1 … 1024.
     Raises: RequestError: not even one image fits into memory.
     """
+    if "noised" not in plan.probes:  # its rows are one call each: a row of a long probe would use the time up before the second size is tried
+        plan = replace(plan, probes=("noised",), timesteps=plan.of(plan.probes[0]).timesteps)
     begun, seconds = time.perf_counter(), _timer(denoiser, plan, device)
     singles = [seconds(1) for _ in range(3)]  # the first warms up
     if None in singles:
@@ -430,7 +440,7 @@ def price(denoiser, x0, plan, device, cond=None):
     while None in (took := [seconds(size), seconds(size)]):
         size = _halved(size, device)
     probe, own = _timed(plan)
-    calls = 2 * size * probe.row_calls(_measured(probe, own, denoiser), own.draws, len(denoiser.schedule))
+    calls = 2 * rows_at_once(probe, size) * probe.row_calls(_measured(probe, own, denoiser), own.draws, len(denoiser.schedule))
     return Price(sum(took) / max(1, calls), size, calls_per_image(plan, denoiser), device.type, _peak_memory(device))
 
 

@@ -26,16 +26,16 @@ class RowSource:
         self._noise = None if noise is None else as_noise(noise, plan, x0)
         self._shared = None
 
-    def rows(self, first, last):
-        """Rows first … last-1; a number beyond the end starts over (for timing)."""
+    def rows(self, first, last, at_once):
+        """Rows first … last-1, of which the network may be asked about `at_once` images in one call; a number beyond the end starts over (for timing)."""
         index = torch.arange(first, last) % self.total
         pair, image = index // self.images, index % self.images
         at = self._send(image)
         x0, *beside = (None if values is None else values.index_select(0, at) for values in (self._x0, self._cond, self._second))
         if self._probe.ROW == "image":
-            return Rows(x0, self._shared_noise(), self._timesteps[self._columns], *beside)
+            return Rows(x0, self._shared_noise(), self._timesteps[self._columns], *beside, at_once)
         column, draw = self._columns[pair // self._draws_apart], pair % self._draws_apart
-        return Rows(x0, self._noise_of(pair, column, draw, image), self._timesteps[column], *beside)
+        return Rows(x0, self._noise_of(pair, column, draw, image), self._timesteps[column], *beside, at_once)
 
     def _noise_of(self, pair, column, draw, image):
         """eps of rows that are one draw each, or all draws of a timestep."""

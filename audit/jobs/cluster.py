@@ -25,7 +25,8 @@ DASK_SETTINGS = {
     "distributed.scheduler.work-stealing": False,  # shards are queued one by one: nothing to even out
     "distributed.worker.profile.enabled": False,  # it samples stacks 100 times a second
     "distributed.admin.system-monitor.disk": False,
-    "distributed.nanny.pre-spawn-environ": {},  # its defaults set OMP_NUM_THREADS=1, here and in the device worker
+    # in place of Dask's own, which set OMP_NUM_THREADS=1 and give every freed tensor back to the system; glibc keeps up to 1 GiB, other systems ignore this
+    "distributed.nanny.pre-spawn-environ": {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**30},
     "distributed.worker.daemon": True,
     "distributed.comm.timeouts.connect": "30s",
 }

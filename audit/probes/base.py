@@ -22,6 +22,7 @@ class Rows:
         t: int64 on the CPU, so that looking a coefficient up never waits for the device: (B,), or (K,) for ROW "image".
         cond: what `predict` takes beside x_t, a row each, on the same device: class labels int64 (B,) or caption embeddings (B,…); None = nothing.
         second: (B,C,H,W), the image as the probe's SECOND shows it, encoded; None where x0 itself is a picture, which the probe can change alone.
+        at_once: images that one network call may hold, for probes that ask with several images per row (WIDTH); B is at most this.
     """
 
     x0: torch.Tensor
@@ -29,6 +30,7 @@ class Rows:
     t: torch.Tensor
     cond: torch.Tensor | None = None
     second: torch.Tensor | None = None
+    at_once: int = 1
 
 
 class Probe:
@@ -41,6 +43,7 @@ class Probe:
         ROW: what is measured at once: an image at one timestep with one noise draw ("draw"), with all draws ("timestep"), or at all timesteps ("image").
         DRAWS: 0 = it draws no noise, and its tables hold one draw; a number = so many in every audit; None = as many as the audit asks for.
         NOISES_PER_DRAW: pictures of noise behind one draw of the tables (ROW "image").
+        WIDTH: images with which one row would best ask the network at once: batches get so many times fewer rows.
         CALLS_PER_ROW: network calls of one row, where `row_calls` says nothing else.
         FILTERED: tables that `low_passed` adds at no call; empty where no distance is filtered. low: whether this one makes them.
         OF_TARGET: its numbers are no score of a model: with a reference they are measured once, on the target.
@@ -54,6 +57,7 @@ class Probe:
     ROW = "draw"
     DRAWS = None
     NOISES_PER_DRAW = 1
+    WIDTH = 1
     CALLS_PER_ROW = 1
     OF_TARGET = False
     EXACT = False

@@ -25,7 +25,7 @@ class ReDiffuse(Probe):
     TABLES = ("rediffuse_dssim", "rediffuse_l2")
     ROW = "image"
     DRAWS = 1
-    NOISES_PER_DRAW = VARIATIONS
+    NOISES_PER_DRAW = WIDTH = VARIATIONS
     EXACT = True
 
     def step(self, length):
@@ -56,14 +56,17 @@ class ReDiffuse(Probe):
         """All variations -> (2, B, K, S) float64."""
         x0 = rows.x0
         x = x0 if denoiser.pixel_space else denoiser.decode(x0).clamp(-1, 1)
-        found = [torch.stack([self._distances(denoiser, x0, x, t, noises, rows.cond) for noises in rows.eps], dim=2) for t in rows.t.tolist()]
+        found = [torch.stack([self._distances(denoiser, rows, x, t, noises) for noises in rows.eps], dim=2) for t in rows.t.tolist()]
         return torch.stack(found, dim=2)
 
-    def _distances(self, denoiser, x0, x, t, noises, cond):
-        """(2, B) of one timestep and one draw."""
-        total = torch.zeros_like(x)
-        for eps in noises:
-            total += self.variation(denoiser, x0, t, eps, cond)
+    def _distances(self, denoiser, rows, x, t, noises):
+        """(2, B) of one timestep and one draw; as many noises at once as a batch holds."""
+        total, count = torch.zeros_like(x), len(x)
+        for some in noises.split(max(1, rows.at_once // count)):
+            x0 = rows.x0.repeat(len(some), 1, 1, 1)
+            cond = None if rows.cond is None else torch.cat([rows.cond] * len(some))
+            shown = self.variation(denoiser, x0, t, some.repeat_interleave(count, dim=0), cond)
+            total += shown.unflatten(0, (len(some), count)).sum(dim=0)
         average = total / len(noises)
         return torch.stack([1 - ssim(x, average), norm(x - average, 2)])
 
