@@ -145,3 +145,15 @@ def test_random_state_outside_is_left_alone(name):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     run(name)
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("batch", [1, 6, 24])
+def test_one_network_call_holds_at_most_the_batch(name, batch):
+    """What the batch size is for: the memory of one call. A probe that asks with several images per row fills it with fewer rows."""
+    model, held = denoiser(), []
+    run_network = model.run_network
+    model.run_network = lambda x, *more: held.append(len(x)) or run_network(x, *more)
+    measure(model, images(2), STEPS, probe=name, draws=3, batch_size=batch)
+    assert max(held, default=0) <= batch or PROBES[name].shared_calls(STEPS, 3, model)
+    if PROBES[name].WIDTH > 1 and batch > 2 * PROBES[name].WIDTH:
+        assert max(held) == 2 * PROBES[name].WIDTH

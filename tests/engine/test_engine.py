@@ -316,6 +316,14 @@ def test_a_real_search_returns_a_power_of_two_and_keeps_its_budget(unet):
     assert size & (size - 1) == 0 and 1 <= size <= 1024
 
 
+def test_the_search_times_rows_of_one_call_whatever_is_measured(monkeypatch):
+    """A row of ReDiffuse alone is 60 calls: timed with it, three rows would use up the budget and the batch stay at 1."""
+    plans = []
+    monkeypatch.setattr(engine, "_timer", lambda model, plan, device: plans.append(plan) or (lambda size: 1e-3 + size * 1e-3))
+    plan = MeasurePlan(STEPS, probes=("rediffuse",), own=(("rediffuse", (2, 4, 6), 1),))
+    assert find_batch_size(denoiser(), plan, CPU) == 32 and [(p.probes, p.timesteps) for p in plans] == [(("noised",), (2, 4, 6))]
+
+
 def test_a_price_holds_for_its_batch_size(unet):
     plan = MeasurePlan(STEPS, 2, batch_size=8)
     found = price(unet, images(3, (1, 8, 8)), plan, CPU)
