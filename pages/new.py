@@ -26,6 +26,10 @@ SPLIT_HELP = "Which picture is a member was decided by a fair coin each, before 
 MANIFEST_HELP = "The file that python -m audit split wrote. Put it into the inbox."
 WORD_ALLOWS = "Your word allows an ε lower bound, which the report says rests on it. It changes nothing in the verdict."
 CHECKPOINT_HELP = "A diffusers folder (or a .zip of one), or a .pt or .safetensors of improved-diffusion, guided-diffusion or pytorch-ddpm."
+SAID = {
+    "labels": ("Class labels in the inbox", "A .csv with the columns image,class. Without it the sub-folders of both sets are the classes, where there are as many as the model has."),
+    "captions": ("Captions in the inbox", "A .csv with the columns image,caption. Without it every image is asked about with the empty prompt."),
+}
 REFERENCE_HELP = (
     "A second model that was not trained on the members, such as the base of a fine-tune, with the same image shape and number of timesteps. "
     "What makes an image easy for both cancels; what only the checkpoint knows stays."
@@ -64,6 +68,7 @@ def main():
             _choose(config, intake.IMAGES, "members", "Members - were trained on", "A folder, .zip or .npz of images that the model was trained on.")
             help = "A folder, .zip or .npz of images from the same source that the model never saw."
             _choose(config, intake.IMAGES, "nonmembers", "Non-members - same source, never trained on", help)
+            _choose_said(config)
             _choose_split(config)
         with right, st.container(border=True, key="check_images"):
             _inputs(config, checks.follow(config, _asked()))
@@ -111,6 +116,7 @@ def _asked():
     chosen, named, manifest = _choices(), {"reference": intake.choice_of("reference")}, _how()["manifest"]
     if manifest:
         named["manifest"] = manifest
+    named |= _said()
     terms = access.terms()
     how = {"overrides": loader.given(chosen["checkpoint"]), "api": terms["api"], "budget": terms["budget"]}
     return checks.payload(chosen | named, st.session_state.get("new_preset_kept", "standard"), st.session_state.get("new_attacks_kept", ()), **how)
@@ -138,25 +144,40 @@ def _choose_split(config):
         look = {"label_visibility": "collapsed", "persist_state": "session"}
         shown_by = st.segmented_control("Shown by", [MANIFEST, WORD], default=MANIFEST, required=True, key="new_split_by", **look)
         if shown_by == MANIFEST:
-            how["manifest"] = _manifest(config)
+            how["manifest"] = _inbox_file(config, "manifest", "Manifest in the inbox", ".json", MANIFEST_HELP)
         else:
             st.caption(WORD_ALLOWS)
     st.session_state["new_split_kept"] = how
 
 
-def _manifest(config):
-    """Draw the choice of a manifest in the inbox. Returns intake.Choice."""
+def _said():
+    """{"labels" | "captions": Choice} of the checkpoint of now, empty where it takes neither or no file was chosen."""
+    return st.session_state.get("new_said", {}).get(_choices()["checkpoint"].path, {})
+
+
+def _choose_said(config):
+    """Draw the choice of a file that says what the model is asked with, for a model that takes labels or captions."""
+    asks = checks.known(_asked()).part("asks_for")
+    if not asks:
+        return
+    choice = _inbox_file(config, asks["kind"], SAID[asks["kind"]][0], ".csv", SAID[asks["kind"]][1])
+    kept = st.session_state.setdefault("new_said", {})
+    kept[_choices()["checkpoint"].path] = {asks["kind"]: choice} if choice.path else {}
+
+
+def _inbox_file(config, key, label, ending, help):
+    """Draw the choice of a file of the inbox. Returns intake.Choice."""
     inbox = Path(config.inbox)
-    names = [name for name in intake.inbox_entries(inbox, (".json",)) if not name.endswith("/")] if inbox.is_dir() else []
-    hint = "Choose a manifest" if names else "The inbox holds no .json file"
+    names = [name for name in intake.inbox_entries(inbox, (ending,)) if not name.endswith("/")] if inbox.is_dir() else []
+    hint = "Choose a file" if names else f"The inbox holds no {ending} file"
     look = {"persist_state": "session", "placeholder": hint}
-    picked = st.selectbox("Manifest in the inbox", names, index=None, key="new_manifest", help=MANIFEST_HELP, **look)
+    picked = st.selectbox(label, names, index=None, key=f"new_{key}", help=help, **look)
     if not picked:
         return intake.Choice()
     try:
         return intake.Choice(str(intake.from_inbox(inbox, picked)), picked)
     except AuditError as error:
-        notice("choice_manifest", "warning", str(error))
+        notice(f"choice_{key}", "warning", str(error))
         return intake.Choice(name=picked, problem=str(error))
 
 
@@ -217,6 +238,8 @@ def _inputs(config, answers):
             words.line("provenance", *words.provenance_line(found))
         elif problem := answers.problem("provenance"):
             words.line("provenance", "error", problem)
+        if said := words.asked_with_line(answers.part("asks_for"), answers.part("asked_with"), answers.problem("asked_with")):
+            words.line("asked_with", *said)
         words.self_test(answers.part("self_test"), answers.pending)
         words.power(images["members"], images["nonmembers"])
     elif chosen["members"].path and not chosen["nonmembers"].path:
@@ -300,7 +323,7 @@ def _price(config, column, preset, used):
         reason = words.start_reason(chosen, answers, used, name, price, config, how, terms["problem"] or reference.problem)
         look = {"icon": ":material/play_arrow:", "type": "secondary" if reason else "primary", "width": "stretch"}
         wanted = {"preset": preset, "attacks": attacks, "api": terms["api"], "budget": terms["budget"], "overrides": settings}
-        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen, reference, name_key, how, wanted), **look)
+        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen | _said(), reference, name_key, how, wanted), **look)
         if error := st.session_state.pop("new_error", None):
             notice("start", "error", error)
         if reason:
@@ -308,7 +331,7 @@ def _price(config, column, preset, used):
                 st.text(reason)
         if all(choice.path for choice in chosen.values()):
             st.caption("Same as:")
-            st.code(words.command(chosen, preset, attacks, how, reference, terms, settings), language="bash", wrap_lines=True)
+            st.code(words.command(chosen, preset, attacks, how, reference, terms, settings, _said()), language="bash", wrap_lines=True)
 
 
 def _start(config, chosen, reference, name_key, how, wanted):

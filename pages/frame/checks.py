@@ -20,22 +20,25 @@ RESTS_ON = {  # part of a result: the choices that it depends on
     "checkpoint": ("checkpoint", "overrides"),
     "images": ("checkpoint", "overrides", "members", "nonmembers"),
     "provenance": ("checkpoint", "overrides", "members", "nonmembers", "manifest"),
-    "self_test": ("checkpoint", "overrides", "members", "nonmembers"),
+    "asks_for": ("checkpoint", "overrides"),
+    "asked_with": ("checkpoint", "overrides", "members", "nonmembers", "labels", "captions"),
+    "self_test": ("checkpoint", "overrides", "members", "nonmembers", "labels", "captions"),
     "ranking": ("checkpoint", "overrides", "members", "nonmembers"),
     "plan": ("checkpoint", "overrides", "reference", "api", "preset", "attacks", "budget"),
-    "costs": ("checkpoint", "overrides", "members", "nonmembers", "reference", "api", "preset"),
-    "price": ("checkpoint", "overrides", "members", "nonmembers", "reference", "api", "preset", "attacks", "budget"),
+    "costs": ("checkpoint", "overrides", "members", "nonmembers", "labels", "captions", "reference", "api", "preset"),
+    "price": ("checkpoint", "overrides", "members", "nonmembers", "labels", "captions", "reference", "api", "preset", "attacks", "budget"),
 }
+OPTIONAL = ("manifest", "reference", "labels", "captions")
 DECIDING = (*RESTS_ON["price"], "manifest")
 
 
 def payload(choices, preset, attacks, overrides=None, api=None, budget=None):
     """What a check is asked.
 
-    Args: choices: {"checkpoint" | "members" | "nonmembers" | "manifest" | "reference": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all;
+    Args: choices: {key of OPTIONAL or "checkpoint" | "members" | "nonmembers": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all;
         overrides: {name: value} of the loader; api: as audit.api.Api.to_json, or None; budget: loss grids, or None.
     """
-    return {"manifest": None, "reference": None} | {key: choice.path for key, choice in choices.items()} | {
+    return dict.fromkeys(OPTIONAL) | {key: choice.path for key, choice in choices.items()} | {
         "preset": preset,
         "timesteps": None,
         "draws": None,
@@ -111,7 +114,7 @@ class Answers:
         return self._newest(name, name)
 
     def problem(self, name):
-        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "plan", "images" or "provenance"."""
+        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "plan", "images", "provenance" or "asked_with"."""
         return self._newest(name, f"{name}_error") or ""
 
     def _newest(self, name, field):

@@ -190,6 +190,21 @@ def provenance_line(found):
     return "check_circle", f"Split verified by {found['manifest']}: {both}, {fmt.count(found['coins'])} coins"
 
 
+def asked_with_line(asks, found, problem):
+    """(icon, sentence) on what the model is asked with beside each image, or None where it takes nothing or nobody has looked.
+
+    Args: asks: of a check, {"kind": "labels" | "captions", …}, or None; found: its asked_with, or None; problem: why there is none, or "".
+    """
+    if problem:
+        return "error", problem
+    if not asks or not found:
+        return None
+    what = {"labels": "Class labels", "captions": "Captions"}[asks["kind"]]
+    said = [f"{what} of all images from {found['source']}"] if found["kind"] and found.get("source") else []
+    said += [text.rstrip(".") for text in found["warnings"]]
+    return ("warning" if found["warnings"] else "check_circle"), f"{'. '.join(said)}."
+
+
 def input_checks(images):
     """The list, and the names of what was left out."""
     for number, (icon, text) in enumerate(input_check_lines(images)):
@@ -230,6 +245,8 @@ def images_reason(chosen, answers, how):
         return "These sets cannot be audited."
     if answers.problem("provenance"):
         return "The manifest cannot be used for these sets."
+    if answers.problem("asked_with"):
+        return "What the model is asked with is not known for every image."
     if problem := split_reason(how, answers):
         return problem
     return "" if answers.part("images") else "The images have not been read yet."
@@ -247,7 +264,7 @@ def start_reason(chosen, answers, used, name, price, config, how, terms_problem=
     for key, what in (("checkpoint", "a checkpoint"), ("members", "a folder of members"), ("nonmembers", "a folder of non-members")):
         if not chosen[key].path:
             return f"Choose {what} first."
-    if problem := answers.problem("checkpoint") or answers.problem("images") or terms_problem or answers.problem("plan"):
+    if problem := answers.problem("checkpoint") or answers.problem("images") or answers.problem("asked_with") or terms_problem or answers.problem("plan"):
         return problem
     if (info := answers.part("checkpoint")) and info["missing"]:
         return checkpoint_reason(chosen, answers)
@@ -390,11 +407,12 @@ def _short(attack):
     return ATTACKS[attack].card.short if attack in ATTACKS else attack
 
 
-def command(chosen, preset, attacks, how=None, reference=None, terms=None, settings=None):
-    """The same audit on the command line, quoted for this system's shell. Args: reference, terms, settings: as in `summary`."""
+def command(chosen, preset, attacks, how=None, reference=None, terms=None, settings=None, said=None):
+    """The same audit on the command line, quoted for this system's shell. Args: reference, terms, settings: as in `summary`; said: {"labels" | "captions": Choice}."""
     flags = [(f"--{key}", chosen[key].path) for key in ("checkpoint", "members", "nonmembers")]
     if how and how["random"]:
         flags.append(("--randomised-split",) if how["manifest"] is None else ("--manifest", how["manifest"].path or "F"))
+    flags += [(f"--{key}", choice.path) for key, choice in (said or {}).items()]
     flags += [("--reference", reference.path)] if reference and reference.path else []
     flags += [_flag(name, value) for name, value in (settings or {}).items()]
     if terms and terms["api"]:

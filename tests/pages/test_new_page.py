@@ -399,6 +399,45 @@ def test_a_selected_part_is_said_and_may_start(store, manifest):
     assert has(app, f"{reason}. It counts as your statement.") and not app.button(key="new_next_price").disabled
 
 
+LABELLED = {"asks_for": {"kind": "labels", "required": True, "classes": 10}}
+
+
+def test_a_class_conditional_model_asks_for_labels_and_gets_them(store):
+    file = store.config.inbox / "labels.csv"
+    file.write_text("image,class\na.png,3\n")
+    refused = "The model has 10 classes and no labels were given."
+    app = images_step(store, self_test=None, price=None, **LABELLED, asked_with_error=refused)
+    app.run()
+    assert has(app, refused) and app.button(key="new_next_price").disabled and has(app, "What the model is asked with is not known for every image.")
+    assert app.selectbox(key="new_labels").options == ["labels.csv"]
+    app.selectbox(key="new_labels").set_value("labels.csv").run()
+    found = {"kind": "labels", "source": "labels.csv", "warnings": []}
+    asked = answer(store, checkpoint=INFO, images=IMAGES, self_test=SELF_TEST, price=PRICE, asked_with=found, **LABELLED)
+    assert asked.request["labels"] == str(file) and asked.request["captions"] is None
+    app.run()
+    assert has(app, "Class labels of all images from labels.csv.") and not has(app, refused) and not app.button(key="new_next_price").disabled
+    step(app, "price")
+    assert f"--labels {file}" in app.code[0].value
+    app.button(key="new_start").click().run()
+    assert not app.exception
+    (job,) = store.list("audit")
+    assert (job.request["labels"], job.request["captions"]) == (str(file), None)
+
+
+def test_a_model_that_takes_neither_is_asked_with_nothing(store):
+    (store.config.inbox / "labels.csv").write_text("image,class\n")
+    app = images_step(store)
+    assert not [box for box in app.selectbox if box.key in ("new_labels", "new_captions")]
+
+
+def test_captions_may_be_left_out_and_it_is_said(store):
+    found = {"kind": None, "source": None, "warnings": ["Every image was asked about with the empty prompt."]}
+    app = images_step(store, asks_for={"kind": "captions", "required": False, "classes": None}, asked_with=found)
+    app.run()
+    assert app.selectbox(key="new_captions").value is None and has(app, "Every image was asked about with the empty prompt.")
+    assert not app.button(key="new_next_price").disabled
+
+
 def test_the_owners_word_is_one_click_and_says_what_it_is_worth(store):
     app = images_step(store)
     app.checkbox(key="new_split_random").check().run()
