@@ -27,7 +27,10 @@ MANIFEST_HELP = "The file that python -m audit split wrote. Put it into the inbo
 WORD_ALLOWS = "Your word allows an ε lower bound, which the report says rests on it. It changes nothing in the verdict."
 CHECKPOINT_HELP = "A diffusers folder (or a .zip of one), or a .pt or .safetensors of improved-diffusion, guided-diffusion or pytorch-ddpm."
 SAID = {
-    "labels": ("Class labels in the inbox", "A .csv with the columns image,class. Without it the sub-folders of both sets are the classes, where there are as many as the model has."),
+    "labels": (
+        "Class labels in the inbox",
+        "A .csv with the columns image,class. Without it the sub-folders of both sets are the classes, where there are as many as the model has.",
+    ),
     "captions": ("Captions in the inbox", "A .csv with the columns image,caption. Without it every image is asked about with the empty prompt."),
 }
 REFERENCE_HELP = (
@@ -287,7 +290,7 @@ def _attacks():
         return shares(costs, used, access.limit(_named(used)), terms["api"] is not None) if costs and used else {}
 
     with table:
-        used = words.attack_table(ATTACKS, shares_of)
+        used = words.attack_table(ATTACKS, shares_of, terms["pool"])
         st.caption("What several attacks read is measured once: the first of them pays for it.")
         if not _named(used) and terms["budget"] is None:  # no names in the request: its default budget decides
             st.caption("All are ticked: the cheapest run that together cost at most one more loss grid. Untick one, and every attack still ticked runs, whatever it costs.")
@@ -316,13 +319,13 @@ def _price(config, column, preset, used):
             checks.waiting(config, answers, "Measuring on two batches …")
         else:
             st.text("Nothing was measured: the checkpoint or the sets cannot be audited, or the device is busy.")
-        for number, (icon, text) in enumerate(words.summary(reference, terms, settings, answers.part("plan"))):
+        for number, (icon, text) in enumerate(words.summary(reference, terms, settings, answers.part("plan"), price)):
             words.line(f"summary_{number}", icon, text)
         name_key = words.name_key(chosen["checkpoint"])
         name = st.text_input("Name", max_chars=80, key=name_key, value=words.default_name(chosen["checkpoint"]), persist_state="session").strip()
         reason = words.start_reason(chosen, answers, used, name, price, config, how, terms["problem"] or reference.problem)
         look = {"icon": ":material/play_arrow:", "type": "secondary" if reason else "primary", "width": "stretch"}
-        wanted = {"preset": preset, "attacks": attacks, "api": terms["api"], "budget": terms["budget"], "overrides": settings}
+        wanted = {"preset": preset, "attacks": attacks, "api": terms["api"], "budget": terms["budget"], "pool": terms["pool"], "overrides": settings}
         st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen | _said(), reference, name_key, how, wanted), **look)
         if error := st.session_state.pop("new_error", None):
             notice("start", "error", error)

@@ -14,6 +14,7 @@ from audit.api import api_words
 from audit.attacks import ATTACKS
 from audit.glossary import GLOSSARY
 from audit.planner import power_head, power_lines
+from audit.request import DEFAULT_POOL_STEPS
 from audit.stats.power import planned
 
 SIDES = {"members": "members", "nonmembers": "non-members"}
@@ -282,13 +283,13 @@ def start_reason(chosen, answers, used, name, price, config, how, terms_problem=
     return ""
 
 
-def share_words(card, share):
+def share_words(card, share, pool=None):
     """`5 new calls per image · 4 s here`; `no new calls, shared with PIA`; the names of its probes before anything was measured.
 
-    Args: card: of the attack; share: audit.pricing.Share, or None.
+    Args: card: of the attack; share: audit.pricing.Share, or None; pool: samples to draw, or None.
     """
     if "pool" in card.needs:
-        return "needs samples, which the command line gives (--pool)"
+        return "no call per image, once the samples are drawn" if pool else "needs samples: say below how many to draw"
     if share is None:
         return f"measured by {', '.join(card.probes)}"
     if share.skipped:
@@ -300,12 +301,12 @@ def share_words(card, share):
     return f"{' and '.join(calls)} · {fmt.duration(share.seconds) if share.seconds >= 1 else 'less than a second'} here"
 
 
-def attack_table(attacks, shares_of):
+def attack_table(attacks, shares_of, pool=None):
     """Each attack: use it or not, its threat model, what it adds to the price.
 
     Two lines an attack, because four columns do not fit beside the price on a small screen; a real checkbox, for one click and for the keyboard.
 
-    Args: attacks: registry; shares_of(ticked names): {attack: audit.pricing.Share}, or {} before anything was measured.
+    Args: attacks: registry; shares_of(ticked names): {attack: audit.pricing.Share}, or {} before anything was measured; pool: samples to draw, or None.
     Returns: canonical names of those ticked, in the registry's order.
     """
     used, places = [], {}
@@ -319,7 +320,7 @@ def attack_table(attacks, shares_of):
     shares = shares_of(tuple(used))
     for name, place in places.items():
         card = attacks[name].card
-        place.text(f"{card.threat_model} · {share_words(card, shares.get(name))}")
+        place.text(f"{card.threat_model} · {share_words(card, shares.get(name), pool)}")
     return tuple(used)
 
 
@@ -385,21 +386,32 @@ def name_key(choice):
     return f"new_name_{hash(choice.path)}"
 
 
-def summary(reference, terms, settings, plan):
+def pool_words(count, models, price):
+    """What drawing the samples adds. Args: count: of each model; models: 1, or 2 with a reference; price: of a check, or None."""
+    calls = count * models * DEFAULT_POOL_STEPS
+    each = " from the checkpoint and as many from the reference" if models == 2 else ""
+    more = f", {fmt.duration(calls * price['seconds_per_call'])} here beside the price above" if price else ""
+    return f"{fmt.count(count)} samples{each} are drawn first: {fmt.count(calls)} calls{more}"
+
+
+def summary(reference, terms, settings, plan, price=None):
     """[(icon, sentence)] of what the audit holds beside its checkpoint, images and attacks, for a last look before Start.
 
-    Args: reference: intake.Choice; terms: of pages.frame.terms; settings: {name: value} set by the user; plan: part of a check, or None.
+    Args: reference: intake.Choice; terms: of pages.frame.terms; settings: {name: value} set by the user; plan, price: parts of a check, or None.
     """
     lines = [("compare_arrows", f"Relative to the reference {reference.name}")] if reference.path else []
     if terms["api"]:
         lines.append(("api", f"Through an API that shows {api_words(terms['api'])}"))
     if terms["budget"] is not None:
         lines.append(("savings", f"Budget: {fmt.count(terms['budget'])} loss grid{'' if terms['budget'] == 1 else 's'} beyond the first"))
+    if terms["pool"]:
+        lines.append(("burst_mode", pool_words(terms["pool"], 2 if reference.path else 1, price)))
     if settings:
         lines.append(("tune", "You set " + ", ".join(f"{name} {value}" for name, value in settings.items())))
-    if plan and plan["skipped"]:
-        count = len(plan["skipped"])
-        lines.append(("info", f"{fmt.count(count)} attack{'' if count == 1 else 's'} will not run, each for the reason beside it: {', '.join(map(_short, plan['skipped']))}"))
+    skipped = [name for name in (plan or {}).get("skipped", ()) if not (terms["pool"] and name in ATTACKS and "pool" in ATTACKS[name].card.needs)]
+    if skipped:
+        count = len(skipped)
+        lines.append(("info", f"{fmt.count(count)} attack{'' if count == 1 else 's'} will not run, each for the reason beside it: {', '.join(map(_short, skipped))}"))
     return lines
 
 
@@ -419,6 +431,7 @@ def command(chosen, preset, attacks, how=None, reference=None, terms=None, setti
         flags.append(("--api", ",".join(f"{key}={value:g}" for key, value in terms["api"].items() if value is not None)))
     flags += [("--preset", preset)] + ([("--attacks", ",".join(attacks))] if attacks else [])
     flags += [("--budget", str(terms["budget"]))] if terms and terms["budget"] is not None else []
+    flags += [("--pool", str(terms["pool"]))] if terms and terms["pool"] else []
     start = ("python", "-m", "audit", "run")
     if os.name == "nt":
         return subprocess.list2cmdline([*start, *(word for flag in flags for word in flag)])

@@ -621,6 +621,25 @@ def test_reference_api_and_budget_reach_the_check_the_summary_and_the_request(st
     assert (job.request["reference"], job.request["api"], job.request["budget"]) == (base, api, 3)
 
 
+def test_samples_are_priced_and_reach_the_request(store):
+    app = chosen(store)
+    assert sum("needs samples: say below how many to draw" in text.value for text in app.text) == 2  # nearest and its calibrated form
+    assert "--pool" not in app.code[0].value
+    app.number_input(key="new_pool").set_value(2000).run()
+    assert not app.exception and sum("no call per image, once the samples are drawn" in text.value for text in app.text) == 2
+    assert has(app, "2,000 samples are drawn first: 100,000 calls, 1 min 40 s here beside the price above") and "--pool 2000" in app.code[0].value
+    app.button(key="new_start").click().run()
+    (job,) = store.list("audit")
+    assert job.request["pool"] == 2000 and not app.exception
+
+
+def test_a_reference_draws_samples_too_and_its_attacks_are_not_called_skipped():
+    terms, base = {"api": None, "budget": None, "pool": 500, "problem": ""}, intake.Choice("/b", "base")
+    lines = plan.summary(base, terms, {}, {"skipped": {"nearest": "no samples", "gray_free": "too dear"}}, None)
+    assert lines[1][1] == "500 samples from the checkpoint and as many from the reference are drawn first: 50,000 calls"
+    assert lines[-1][1] == "1 attack will not run, each for the reason beside it: Free run"
+
+
 COSTS = {"probes": {name: [5, 0, 5] for name in PROBES} | {"noised": [40, 0, 40], "dime": [44, 0, 44], "gray_free": [0, 1280, 7]}, "seconds_per_call": 0.01, "images": 100}
 
 
