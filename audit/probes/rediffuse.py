@@ -22,6 +22,7 @@ class ReDiffuse(Probe):
     """
 
     name = "rediffuse"
+    VERSION = 2
     TABLES = ("rediffuse_dssim", "rediffuse_l2")
     ROW = "image"
     DRAWS = 1
