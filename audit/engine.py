@@ -344,9 +344,17 @@ def default_batch_size(denoiser, plan, device):
 
 
 def _timed(plan):
-    """(Probe, its plan) of the probe that speed is measured with: the noised one, which has the most rows, or the first."""
-    name = "noised" if "noised" in plan.probes else plan.probes[0]
+    """(Probe, its plan) of the probe that speed is measured with: the noised one, which has the most rows, or the first whose rows ask the network."""
+    asking = [name for name in plan.probes if PROBES[name].CALLS_PER_ROW]
+    if not asking:  # all calls are made once, whatever the images are
+        asking, plan = ["noised"], _as_noised(plan)
+    name = "noised" if "noised" in asking else asking[0]
     return plan.probe(name), plan.of(name)
+
+
+def _as_noised(plan):
+    """The noised probe, whose rows are one call each, at the timesteps of a plan's first probe."""
+    return replace(plan, probes=("noised",), timesteps=plan.of(plan.probes[0]).timesteps, own=())
 
 
 def _timer(denoiser, plan, device, x0=None, cond=None):
@@ -385,8 +393,8 @@ def find_batch_size(denoiser, plan, device, budget_s=PROBE_BUDGET_S):
     Returns: int, 1 … 1024.
     Raises: RequestError: not even one image fits into memory.
     """
-    if "noised" not in plan.probes:  # its rows are one call each: a row of a long probe would use the time up before the second size is tried
-        plan = replace(plan, probes=("noised",), timesteps=plan.of(plan.probes[0]).timesteps)
+    if "noised" not in plan.probes:  # a row of a long probe would use the time up before the second size is tried
+        plan = _as_noised(plan)
     begun, seconds = time.perf_counter(), _timer(denoiser, plan, device)
     singles = [seconds(1) for _ in range(3)]  # the first warms up
     if None in singles:

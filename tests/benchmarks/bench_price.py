@@ -49,10 +49,10 @@ def main(argv=None):
         config = load().prepare_home()
         sets = {side: str(bench_run.first_images(bench_run.DEMO / f"{side}.zip", folder / side)) for side in ("members", "nonmembers")}
         inputs = {"checkpoint": str(bench_run.DEMO / "leaky"), **sets}
-        for attacks in CHOICES:
-            asked = {"preset": args.preset, "seed": 0, "device": "auto", "precision": "fp32", "attacks": list(attacks)}
+        for seed, attacks in enumerate(CHOICES):  # a seed each: free generations are kept for the next audit with the same noise
+            asked = {"preset": args.preset, "seed": seed, "device": "auto", "precision": "fp32", "attacks": list(attacks)}
             price = ended(config, submit_check(config, dict.fromkeys(CHECK_FIELDS) | inputs | asked)).result["price"]
-            job, _ = submit_audit(config, Request(**inputs, name="price", preset=args.preset, attacks=attacks))
+            job, _ = submit_audit(config, Request(**inputs, name="price", preset=args.preset, attacks=attacks, seed=seed))
             cost = json.loads((Path(ended(config, job).folder) / "report.json").read_text())["cost"]
             assert cost["model_calls"] == price["model_calls"]
             words = f"{price['model_calls']:,} calls: {price['seconds']:.1f} s predicted, {cost['seconds']:.1f} s taken, ratio {price['seconds'] / cost['seconds']:.2f}"

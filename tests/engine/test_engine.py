@@ -324,6 +324,15 @@ def test_the_search_times_rows_of_one_call_whatever_is_measured(monkeypatch):
     assert find_batch_size(denoiser(), plan, CPU) == 32 and [(p.probes, p.timesteps) for p in plans] == [(("noised",), (2, 4, 6))]
 
 
+@pytest.mark.parametrize(("probes", "timed"), [(("gray_free",), "noised"), (("gray_free", "pia"), "pia"), (("pia", "noised"), "noised")])
+def test_a_call_is_timed_where_rows_ask_the_network(probes, timed, unet):
+    """Free generation compares with pictures that are there: its rows are 0 calls, and their seconds are no price of one."""
+    plan = MeasurePlan(STEPS, probes=probes, own=engine.own_grids(probes, unet.schedule, 2), batch_size=8)
+    probe, own = engine._timed(plan)
+    assert probe.name == timed and own.timesteps == plan.of(probes[-1]).timesteps
+    assert price(unet, images(3, (1, 8, 8)), plan, CPU).seconds_per_call < 0.1
+
+
 def test_a_price_holds_for_its_batch_size(unet):
     plan = MeasurePlan(STEPS, 2, batch_size=8)
     found = price(unet, images(3, (1, 8, 8)), plan, CPU)
