@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plotly.subplots import make_subplots
 
 from audit.report import figures, series
+from audit.report.figures import along_t, roc
 from audit.report.run import open_run
 from audit.stats.roc import fast_roc
 from audit.stats.tpr import tpr_at_fpr
@@ -66,7 +67,7 @@ def test_no_curve_has_more_than_300_points(all_figures):
 
 def test_log_axes_start_at_one_in_n_and_have_decade_ticks_only(all_figures, run):
     fig, (_, n) = all_figures["log"], series.held_out_counts(run)
-    assert 10 ** fig.layout.xaxis.range[0] == pytest.approx(1 / n / figures.STRIP)
+    assert 10 ** fig.layout.xaxis.range[0] == pytest.approx(1 / n / roc.STRIP)
     assert min(min(t.x) for t in fig.data if t.name != "chance") >= 1 / n - 1e-12
     assert list(fig.layout.xaxis.tickvals) == [0.001, 0.01, 0.1, 1.0] and fig.layout.xaxis.minor.ticks == ""
     assert f"nothing below 1/{n}" in fig.layout.annotations[0].text
@@ -192,7 +193,7 @@ def test_drawn_curve_is_short_and_keeps_its_area(images, shift):
 
 
 def test_auc_axis_never_zooms_into_noise(run):
-    low, high = figures._auc_range(run, "eps_mse")
+    low, high = along_t._auc_range(run, "eps_mse")
     assert low <= 0.5 <= high and high - low >= 0.2
 
 

@@ -13,6 +13,7 @@ from audit.attacks import ATTACKS
 from audit.jobs import launch, submit
 from audit.jobs.store import Store
 from audit.report import figures, html, labels, prices
+from audit.report.figures import costs
 from audit.report.run import open_run
 from audit.report.series import card, held_out_counts
 from audit.report.words import tpr_of
@@ -67,7 +68,7 @@ def test_every_point_is_the_area_of_its_scores_over_its_calls(every):
         x, *bar = points[row["name"]]
         assert bar[0] == pytest.approx(roc_auc_score(rows["is_member"], rows[row["name"]]), abs=1e-12)
         assert bar == pytest.approx([row["auc"]["value"], row["auc"]["low"], row["auc"]["high"]], abs=1e-12)
-        assert abs(x - np.log10(row["model_calls_at_setting"])) <= figures.SPREAD / 2 + 1e-12
+        assert abs(x - np.log10(row["model_calls_at_setting"])) <= costs.SPREAD / 2 + 1e-12
     assert len({round(x, 6) for x, *_ in points.values()}) == len(points), "points of the same price stand side by side"
     markers = {trace["marker"]["symbol"] for trace in spec["data"] if trace["name"] not in (LINE, CHANCE)}
     assert markers == {"circle", "square"} and spec["layout"]["annotations"]
