@@ -290,8 +290,8 @@ def _demo(args):
     jobs = submit_demo(config, out)
     for job in jobs:
         print(f"{job.name} · {job.folder}", flush=True)
-    for job in jobs:
-        if wait(config, job.id) == INTERRUPTED:
+    for i, job in enumerate(jobs):
+        if wait(config, job.id, behind=[other.id for other in jobs[i + 1 :]]) == INTERRUPTED:
             return INTERRUPTED
     for job in jobs:
         print_result(job.folder)
@@ -313,7 +313,7 @@ def _run(args):
     if args.detach:
         print(job.id)
         return OK
-    if wait(config, job.id) == INTERRUPTED:
+    if wait(config, job.id, f"run the same command with --out {job.folder}") == INTERRUPTED:
         return INTERRUPTED
     return INCONCLUSIVE if print_result(job.folder) == "inconclusive" else OK
 
@@ -323,7 +323,7 @@ def _control(args):
     from audit.analysis import analyse
     from audit.cli_progress import print_result, wait
     from audit.files import write_json
-    from audit.jobs.submit import submit_audit
+    from audit.jobs.submit import stopped_folder, submit_audit
     from audit.known_leak import FILE, found_in, request_like
     from audit.measured import read_measured
     from audit.report.run import open_run
@@ -331,7 +331,8 @@ def _control(args):
     folder = Path(args.folder).expanduser().resolve()
     open_run(folder)
     config = _loaded(configuration)
-    job, created = submit_audit(config, request_like(read_measured(folder).request))
+    request = request_like(read_measured(folder).request)
+    job, created = submit_audit(config, request, stopped_folder(config, request))
     print(f"{job.name} · job {job.id} · {job.folder}" + ("" if created else " · already known"), flush=True)
     if wait(config, job.id) == INTERRUPTED:
         return INTERRUPTED

@@ -15,9 +15,10 @@ LINE_EVERY_S = 10  # plain output: a line this often, and at each new phase
 INTERRUPTED = 130
 
 
-def wait(config, job_id):
+def wait(config, job_id, again="run the same command", behind=()):
     """Show progress until the job ends. Returns 0, or 130 after Ctrl-C (the job is then cancelled and can be resumed).
 
+    Args: again: how to go on after a cancel; behind: ids of jobs that wait behind this one and belong to it, cancelled with it.
     Raises: JobError: the job failed or was cancelled elsewhere.
     """
     store = Store(config.home)
@@ -31,23 +32,24 @@ def wait(config, job_id):
             ensure_worker(config)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
-        return _interrupted(store, job_id)
+        return _interrupted(store, (job_id, *behind), again)
     if sys.stdout.isatty():
         print()
     if job.state == "failed":
         raise JobError(job.error)
     if job.state == "cancelled":
-        raise JobError(f"The job was cancelled at {round(100 * job.fraction)} %. Run the same command with --out {job.folder} to resume.")
+        raise JobError(f"The job was cancelled at {round(100 * job.fraction)} %. To resume, {again}.")
     return 0
 
 
-def _interrupted(store, job_id):
-    store.request_cancel(job_id)
+def _interrupted(store, job_ids, again):
+    for job_id in reversed(job_ids):  # those that wait first, or one of them would start
+        if store.get(job_id).active:
+            store.request_cancel(job_id)
     deadline = time.monotonic() + 15
-    while store.get(job_id).active and time.monotonic() < deadline:
+    while store.get(job_ids[0]).active and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    job = store.get(job_id)
-    print(f"\nCancelled at {round(100 * job.fraction)} %. Resume: run the same command with --out {job.folder}", flush=True)
+    print(f"\nCancelled at {round(100 * store.get(job_ids[0]).fraction)} %. To resume, {again}.", flush=True)
     return INTERRUPTED
 
 

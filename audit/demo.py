@@ -19,8 +19,9 @@ def submit_demo(config, out=None):
     """Submit both audits to the worker.
 
     Args: config: audit.config.Config; out: folder that gets leaky/ and twin/, or None for AUDIT_HOME/runs.
-    Returns: the two Jobs, leaky first. An open demo is not submitted twice.
+    Returns: the two Jobs, leaky first. An open demo is not submitted twice, a stopped one is gone on with.
     """
-    from audit.jobs.submit import submit_audit
+    from audit.jobs.submit import stopped_folder, submit_audit
 
-    return [submit_audit(config, demo_request(which), out and Path(out) / which)[0] for which in NAMES]
+    requests = {which: demo_request(which) for which in NAMES}
+    return [submit_audit(config, request, Path(out) / which if out else stopped_folder(config, request))[0] for which, request in requests.items()]

@@ -50,6 +50,17 @@ def submit_audit(config, request, out=None):
     return job, created
 
 
+def stopped_folder(config, request):
+    """Run folder of the newest failed or cancelled audit of this request, for commands that choose the folder themselves and shall go on there.
+
+    Returns: Path, or None where there is no such audit or its folder is gone.
+    """
+    config.prepare_home()
+    stopped = [job for job in Store(config.home).list() if job.kind == "audit" and job.identity == request.identity() and job.state in ("failed", "cancelled")]
+    newest = max(stopped, key=lambda job: job.created, default=None)
+    return Path(newest.folder) if newest and (Path(newest.folder) / "request.json").is_file() else None
+
+
 def submit_check(config, payload):
     """Queue a look at what a New audit page has been given, answered within seconds also while an audit runs.
 
