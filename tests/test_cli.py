@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from audit.attacks import ATTACKS
-from audit.cli import _parser, main, request_from
+from audit.cli import _parser, main
 from audit.cli_progress import print_result
+from audit.cli_request import request_from
 from audit.errors import RequestError, RunFolderError
 from audit.report.run import open_run
 from audit.request import Request

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.cli import _parser, request_from
+from audit.cli import _parser
+from audit.cli_request import request_from
 from audit.demo import FOLDER, demo_request
 from audit.errors import ImageSetError, RequestError
 from audit.provenance import provenance_of, read_manifest

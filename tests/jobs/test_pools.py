@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit import cli
+from audit import cli, cli_request
 from audit.analysis import analyse
 from audit.errors import RequestError
 from audit.jobs import submit, tasks_pool
@@ -230,7 +230,7 @@ def test_the_command_line_takes_a_pool_from_flag_and_file(pair, folder, tmp_path
     common = ["run", *(part for name in ("members", "nonmembers") for part in (f"--{name}", pair[name]))]
 
     def request(*flags):
-        return cli.request_from(cli._parser().parse_args([*common, *flags]))[0]
+        return cli_request.request_from(cli._parser().parse_args([*common, *flags]))[0]
 
     made = request("--checkpoint", pair["checkpoint"], "--pool", "200", "--pool-steps", "20")
     assert (made.pool, made.pool_steps, made.pool_sampler) == (200, 20, None)

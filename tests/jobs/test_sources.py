@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit import cli
+from audit import cli, cli_request
 from audit.analysis import analyse
 from audit.errors import RequestError
 from audit.jobs import submit, tasks
@@ -107,7 +107,7 @@ def test_the_command_line_takes_a_reference_from_flag_and_file(pair, base, tmp_p
     config.write_text(f"reference: {base}\n")
     common = ["run", *(part for name in ("checkpoint", "members", "nonmembers") for part in (f"--{name}", pair[name]))]
     for extra in (["--reference", base], ["--config", str(config)]):
-        request, _ = cli.request_from(cli._parser().parse_args([*common, *extra]))
+        request, _ = cli_request.request_from(cli._parser().parse_args([*common, *extra]))
         assert request.reference == base
     assert cli.main([*common, "--reference", str(tmp_path / "gone")]) == 2
     assert "--reference: gone was not found" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_the_command_line_takes_an_api_from_flag_and_file(pair, tmp_path, capsys
     config.write_text("api: {steps: 20, noise: 0.02}\n")
     common = ["run", *(part for name in ("checkpoint", "members", "nonmembers") for part in (f"--{name}", pair[name]))]
     for extra in (["--api", "steps=20,noise=0.02"], ["--config", str(config)]):
-        request, _ = cli.request_from(cli._parser().parse_args([*common, *extra]))
+        request, _ = cli_request.request_from(cli._parser().parse_args([*common, *extra]))
         assert request.api == {"steps": 20, "bits": 8, "noise": 0.02, "jpeg": None}
     assert cli.main([*common, "--api", "depth=3"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit import cli
+from audit import cli, cli_request
 from audit.analysis import analyse
 from audit.errors import RequestError
 from audit.jobs import submit, surrogate, tasks, tasks_surrogate
@@ -154,7 +154,7 @@ def test_samples_are_needed_and_the_command_line_says_so(pair, given_pool, tmp_p
     config = tmp_path / "audit.yaml"
     config.write_text("settings: {surrogate: {network: guided, steps: 10}}\n")
     common = ["run", *(part for name in ("checkpoint", "members", "nonmembers") for part in (f"--{name}", pair[name])), "--attacks", "surrogate_pia", "--config", str(config)]
-    request, _ = cli.request_from(cli._parser().parse_args([*common, "--pool", given_pool]))
+    request, _ = cli_request.request_from(cli._parser().parse_args([*common, "--pool", given_pool]))
     assert request.settings["surrogate"] == {"network": "guided", "steps": 10} and surrogate.asked(request) == ("surrogate_pia",)
     assert cli.main(common) == 2 and "Expected --pool" in capsys.readouterr().err
     config.write_text("settings: {surrogate: {network: dit}}\n")
