@@ -9,14 +9,16 @@ import streamlit as st  # noqa: E402
 from audit import format as fmt  # noqa: E402
 from audit import gate  # noqa: E402
 from audit.report import figures, html  # noqa: E402
+from audit.report.markup import content_css  # noqa: E402
+from audit.report.sections import sections  # noqa: E402
 from pages import frame  # noqa: E402
 from pages.frame.files import npz_bytes  # noqa: E402
 
 
 def document(run, thumbnails):
     """The sections of the offline document, drawn with this page's theme. Their text is escaped where they are made."""
-    st.html(f"<style>{html.content_css()}</style>")
-    for part in html.sections(run, thumbnails):
+    st.html(f"<style>{content_css()}</style>")
+    for part in sections(run, thumbnails):
         if part.title:
             st.header(part.title, anchor=False)
         if part.html:

@@ -8,9 +8,11 @@ import streamlit as st  # noqa: E402
 
 from audit import format as fmt  # noqa: E402
 from audit.glossary import GLOSSARY  # noqa: E402
-from audit.report import figures, html, series, words  # noqa: E402
+from audit.report import figures, series, words  # noqa: E402
 from audit.report.claims import claims_of  # noqa: E402
 from audit.report.evidence import evidence  # noqa: E402
+from audit.report.markup import content_css, pairs  # noqa: E402
+from audit.report.sections import sound  # noqa: E402
 from pages import frame  # noqa: E402
 
 FPR = 0.01
@@ -82,7 +84,7 @@ def drawer(run, entry):
             return
         with box:
             st.text(entry.what)
-            st.html(f"<style>{html.content_css()}</style>{html.pairs(entry.rows(run))}")
+            st.html(f"<style>{content_css()}</style>{pairs(entry.rows(run))}")
             st.caption("Compute it again; DIR is the run folder.")
             for command in entry.recompute:
                 st.code(command, language="bash", wrap_lines=True)
@@ -212,7 +214,7 @@ def _claim(key, text, below):
 def instrument(report):
     """Is the instrument sound: controls, blind baseline, duplicates, the split; and which features tell the sets apart."""
     st.header("Is the instrument sound?", anchor=False)
-    st.html(f"<style>{html.content_css()}</style>{html.sound(report)}")
+    st.html(f"<style>{content_css()}</style>{sound(report)}")
     blind = words.blind_of(report)
     if blind and blind.get("features"):
         st.markdown("**What tells the sets apart** without the model")

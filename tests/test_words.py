@@ -11,7 +11,7 @@ import pytest
 from audit.report import parts, words
 from audit.report.build import _warnings
 from audit.report.claims import claims
-from audit.report.html import sound
+from audit.report.sections import sound
 from tests.evidence_home import RULES, filled
 
 N = "\u202f"

@@ -12,7 +12,7 @@ from audit import format as fmt
 from audit.attacks import ATTACKS
 from audit.jobs import launch, submit
 from audit.jobs.store import Store
-from audit.report import figures, html, labels, prices
+from audit.report import figures, html, labels, prices, sections
 from audit.report.figures import costs
 from audit.report.run import open_run
 from audit.report.series import card, held_out_counts
@@ -196,8 +196,8 @@ def test_names_of_many_equal_points_are_all_placed():
 
 def test_the_ladder_is_the_first_picture_of_the_report_and_chooses_on_the_calibration_half(every):
     run = open_run(every / "runs" / "every")
-    first = next(part for part in html.sections(run) if part.figures)
-    assert first.key == "access" and html.sections(run)[1].key == "access"
+    first = next(part for part in sections.sections(run) if part.figures)
+    assert first.key == "access" and sections.sections(run)[1].key == "access"
     figure = first.figures[0][1]()
     rungs = {trace.name: trace for trace in figure.data if trace.name != CHANCE}
     assert list(rungs) == ["black-box", "gray-box", "white-box"] and figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]

@@ -15,7 +15,7 @@ import pytest
 from audit import format as fmt
 from audit import gate
 from audit.cli import main
-from audit.report import html, words
+from audit.report import html, sections, words
 from audit.report.run import open_run
 from pages.frame.files import npz_bytes
 from tests.evidence_home import open_page, specs
@@ -68,10 +68,10 @@ def test_the_page_shows_every_section_of_the_document(home, name):
     opened = open_run(home / "runs" / name)
     at = open_page("report", run=name)
     bodies = [h.proto.body for h in at.get("html")]
-    for part in html.sections(opened):
+    for part in sections.sections(opened):
         assert not part.html or part.html in bodies
         assert not part.title or part.title in [h.value for h in at.header]
-    assert len(specs(at)) == sum(len(part.figures) for part in html.sections(opened)) >= 3
+    assert len(specs(at)) == sum(len(part.figures) for part in sections.sections(opened)) >= 3
 
 
 def test_what_can_be_downloaded(home):
@@ -158,7 +158,7 @@ def test_an_attack_that_did_not_run_stays_with_its_reason(run_folders, tmp_path)
     opened = open_run(run_folders / "clear")
     made = json.loads(json.dumps(opened.report))
     made["attacks"][1] |= {"status": "failed", "reason": "out of memory at batch 1", "auc": None, "tpr_at_fpr": None, "settings": None, "selection": None, "p_value": None}
-    assert "failed: out of memory at batch 1" in shown(html._attacks(made))
+    assert "failed: out of memory at batch 1" in shown(sections._attacks(made))
 
 
 def test_names_from_outside_are_text(tmp_path):
@@ -181,7 +181,7 @@ def test_thumbnails_are_off_unless_asked_for_and_are_then_the_most_exposed_membe
     pictures = [attrs for tag, attrs in Elements(html.render(run, thumbnails=True)).tags if tag == "img"]
     scores = run.scores_of(run.report["verdict"]["headline_attack"])
     inside = run.evaluation & run.is_member
-    top = run.image_ids[inside][np.argsort(-scores[inside])][: html.THUMBNAILS]
+    top = run.image_ids[inside][np.argsort(-scores[inside])][: sections.THUMBNAILS]
     assert [p["alt"] for p in pictures] == [f"member {image_id}" for image_id in top]
     stored = (run.folder / "thumbnails" / f"{top[0]}.png").read_bytes()
     assert base64.b64decode(pictures[0]["src"].partition(",")[2]) == stored
@@ -196,11 +196,11 @@ def test_the_toggle_puts_them_on_the_page(home):
 
 
 def test_no_picture_is_taken_from_outside_the_folder(run, tmp_path):
-    assert html._picture(run.folder, "../../x") == "<p>no thumbnail</p>"
-    assert html._picture(run.folder, "0" * 16) == "<p>no thumbnail</p>"
+    assert sections._picture(run.folder, "../../x") == "<p>no thumbnail</p>"
+    assert sections._picture(run.folder, "0" * 16) == "<p>no thumbnail</p>"
 
 
 def test_settings_in_words():
-    assert html._settings({"statistic": "mean", "truncate_by": "time", "keep_from": 82, "keep_until": 265}) == "mean, by time, t = 82 … 265"
-    assert html._settings({"statistic": "max", "truncate_by": "value", "keep_share": 0.6}) == "max, by value, smallest 60\u202f% kept"
-    assert html._settings({"gamma": 0.2}) == "gamma 0.2"
+    assert words.settings_words({"statistic": "mean", "truncate_by": "time", "keep_from": 82, "keep_until": 265}) == "mean, by time, t = 82 … 265"
+    assert words.settings_words({"statistic": "max", "truncate_by": "value", "keep_share": 0.6}) == "max, by value, smallest 60\u202f% kept"
+    assert words.settings_words({"gamma": 0.2}) == "gamma 0.2"

@@ -12,7 +12,7 @@ import pytest
 
 from audit import format as fmt
 from audit.report import evidence as ev
-from audit.report import figures, html, words
+from audit.report import figures, html, sections, words
 from audit.report.run import open_run
 from audit.stats.auc import auc as auc_of
 from tests.evidence_home import FEATURES, filled, open_page, specs
@@ -159,7 +159,7 @@ def test_the_controls_and_the_features_are_on_the_page(home):
     made = rewrite(home, "clear", filled(report(home, "clear"), "sets-differ"))
     at = open_page("verdict", run="clear")
     table = next(h.proto.body for h in at.get("html") if "Planted leak" in h.proto.body)
-    assert html.sound(made) in table and "AUC 0.640 planted" in table and "0.481 [0.410, 0.550]" in table and "3 near" in table
+    assert sections.sound(made) in table and "AUC 0.640 planted" in table and "0.481 [0.410, 0.550]" in table and "3 near" in table
     bars = specs(at)[-1]["data"][0]
     assert list(bars["y"]) == [name.replace("_", " ") for name, *_ in FEATURES] and list(bars["x"]) == [z for _, z, _ in FEATURES]
 
@@ -249,9 +249,9 @@ def test_below_400_a_side_no_single_command_claims_the_mean_over_repeats(home):
 
 
 def test_the_document_holds_every_new_section(full):
-    titles = {part.key: part.html for part in html.sections(full)}
+    titles = {part.key: part.html for part in sections.sections(full)}
     assert {"thresholds", "single", "whole", "epsilon", "claims", "paper", "evidence"} <= set(titles)
     assert f"9.0{N}% [5.0, 14.0]" in titles["thresholds"] and "needs 999" in titles["thresholds"]
-    assert "Optimistic" in titles["paper"].partition("<table")[0] and "optimistic" in next(part.title for part in html.sections(full) if part.key == "paper")
+    assert "Optimistic" in titles["paper"].partition("<table")[0] and "optimistic" in next(part.title for part in sections.sections(full) if part.key == "paper")
     assert words.contamination(full.report) is None and "verified by manifest" in titles["sound"]
     assert "p &lt; 0.01" in titles["whole"] and "ε ≥ 0.6" in titles["epsilon"]
