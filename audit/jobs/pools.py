@@ -13,7 +13,7 @@ from audit.errors import HomeError, PoolError
 from audit.jobs import tasks_pool
 from audit.jobs.inputs import fingerprint
 from audit.jobs.shards import ShardFolder, cut, shard_key
-from audit.pool import open_pool
+from audit.pool import open_pool, prompts
 from audit.pool.evidence import write_samples
 from audit.pool.given import query_images, read_given
 from audit.pool.measures import MEASURES
@@ -48,6 +48,7 @@ class Pools:
         channels, *size = self.audit.opened.info["image_shape"]
         if self.request.draws_pool:
             self._draw(TARGET, self.request.pool)
+            self._warn_of_captions(self.request.pool)
         else:
             self.of[TARGET] = self._without_queries(self.read_given((channels, *size)))
         if self.request.reference is not None:
@@ -88,10 +89,11 @@ class Pools:
         """Draw a pool, unless one with these bytes is there."""
         audit, (sampler, steps) = self.audit, self.request.sampler
         sha256, classes, each = audit._task("sampler", tasks_pool.pool_facts, audit.place, source, sampler, steps or 0)
-        shape = audit.opened.info["image_shape"]
+        shape, captions = audit.opened.info["image_shape"], self._captions()
+        asked = {"captions": prompts.digest(captions, count)} if captions else {}  # pools that are asked for none keep their key
         key = pool_key(
             kind="drawn", checkpoint=sha256, overrides=sorted(self.request.overrides.items()), sampler=sampler, steps=steps, seed=self.request.seed, count=count, shape=shape,
-            classes=classes, torch=audit.opened.torch_version, device=audit.opened.device_type,
+            classes=classes, torch=audit.opened.torch_version, device=audit.opened.device_type, **asked,
         )  # fmt: skip
         self.calls += count * each
         target, total = PoolFolder(audit.config.home / "pools", key), audit.facts.calls(audit.count) + self.calls
@@ -100,18 +102,33 @@ class Pools:
         if pool is None:
             self._check_disk(count * int(np.prod(shape)))
             audit.ticket.phase("Drawing samples" + (" from the reference" if source else ""))
-            pool = self._draw_shards(target, source, count, (*shape[1:], shape[0]), each, classes)
+            pool = self._draw_shards(target, source, count, (*shape[1:], shape[0]), each, captions or (classes and range(classes)))
         else:
             audit.ticket.log.write(f"{count} samples were drawn before")
         self.of[source] = pool
         audit.ticket.update(done_calls=self.calls, done_images=0, total_images=audit.count, done_shards=0, total_shards=0)
+
+    def _captions(self):
+        """Of the query images, in turn; None where the model is asked with none, or with the empty prompt."""
+        audit = self.audit
+        if audit.asked_with.kind != "captions":
+            return None
+        sides = {side: [said for image, said in zip(audit.queries["images"], audit.said, strict=True) if image["is_member"] is side] for side in (True, False)}
+        return prompts.captions_in_turn(sides[True], sides[False], self.request.seed)
+
+    def _warn_of_captions(self, count):
+        captions = self._captions()
+        if captions and count < len(captions):
+            few = f"{count:,} samples were drawn for {len(captions):,} captions, as large a share of either set's"
+            self.warnings.append(f"{few}: most images have no sample of their own caption. Draw {len(captions):,} or more.")
 
     def _check_disk(self, size):
         free = shutil.disk_usage(self.audit.config.home).free
         if free < 2 * size:  # the shards, and the array that is made of them
             raise HomeError(f"Disk: {free / 1e9:.1f} GB free, the samples take {size / 1e9:.1f} GB and twice that while they are drawn. Free space, or ask for fewer: --pool N.")
 
-    def _draw_shards(self, target, source, count, shape, each, classes):
+    def _draw_shards(self, target, source, count, shape, each, values):
+        """Args: values: classes or captions that the samples are asked for in turn, or None."""
         audit, (sampler, steps) = self.audit, self.request.sampler
         plan = target.plan(at_once=samples_at_once((shape[2], *shape[:2]), audit.opened.device_type), threads=audit.engine.threads)
         place = replace(audit.place, threads=plan["threads"])
@@ -128,7 +145,8 @@ class Pools:
 
         def start(shard, flag):
             label = f"Samples {shard.first + 1} to {shard.stop} of {count}"
-            return audit.engine.submit(label, tasks_pool.draw_samples, place, source, shard.first, shard.stop, sampler, steps or 0, self.request.seed, flag, device=True)
+            told = prompts.told_of(values, shard.first, shard.stop)
+            return audit.engine.submit(label, tasks_pool.draw_samples, place, source, shard.first, shard.stop, sampler, steps or 0, self.request.seed, told, flag, device=True)
 
         def keep(shard, value):
             images, took = value
@@ -138,10 +156,13 @@ class Pools:
 
         tell()
         audit.fly([s for s in shards if s.index not in seconds], start, keep)
+        classes, captions = (len(values) if isinstance(values, kind) else None for kind in (range, tuple))
+        if captions is None and audit.opened.captions:
+            captions = 0
         return target.finish(
             count, shape, (target.read(shard) for shard in shards), None if classes is None else np.arange(count) % classes, kind="drawn", sampler=sampler,
             steps=steps or each, seed=self.request.seed, seconds=sum(seconds.values()), checkpoint=audit.opened.info["sha256"] if not source else None, classes=classes,
-            resized=0, left_out=[], paths=None, device=audit.opened.device_type,
+            captions=captions and min(count, captions), resized=0, left_out=[], paths=None, device=audit.opened.device_type,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ searching
@@ -201,7 +222,7 @@ class Pools:
         if not self.of:
             return None
         pool = self.of[TARGET]
-        kept = {name: pool.info[name] for name in ("sha256", "kind", "sampler", "steps", "seed", "seconds", "classes", "resized")}
+        kept = {name: pool.info.get(name) for name in ("sha256", "kind", "sampler", "steps", "seed", "seconds", "classes", "captions", "resized")}
         return {"images": len(pool.kept), **kept, "query_images": len(pool.left_out), "left_out": pool.info["left_out"], "model_calls": self.calls}
 
     def write_evidence(self):
