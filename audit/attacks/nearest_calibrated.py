@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from audit.attacks.base import Setting
-from audit.attacks.nearest import SPACES, Nearest, Search, column
+from audit.attacks.nearest import FEATURES, SPACES, Nearest, Search, column
 
 MOST = 20  # neighbours that are measured
 
@@ -35,7 +35,7 @@ class NearestCalibrated(Nearest):
             Setting("relative_to", "queries: the k nearest other query images; pool: the k samples that follow the nearest one", choices=("queries", "pool")),
             Setting("k", "how many neighbours", low=1, high=MOST),
         ),
-        tables=(*Nearest.card.tables, *(f"neighbours_{space}" for space in SPACES.values())),
+        tables=(*Nearest.card.tables, *(f"neighbours_{space}" for space in SPACES.values() if space != FEATURES)),
         weaknesses=(
             "a null result is weak evidence: the samples of most diffusion models keep their distance from every training image",
             "relative to the pool, an image that the model repeats often looks as if nothing stood out",

@@ -12,6 +12,7 @@ from audit.attacks import ATTACKS, choose
 from audit.errors import HomeError, PoolError
 from audit.jobs import tasks_pool
 from audit.jobs.inputs import fingerprint
+from audit.jobs.pools_features import Features
 from audit.jobs.shards import ShardFolder, cut, shard_key
 from audit.pool import open_pool, prompts
 from audit.pool.evidence import write_samples
@@ -35,6 +36,7 @@ class Pools:
     def __init__(self, audit):
         self.audit, self.request = audit, audit.request
         self.of, self.calls, self.warnings, self.specs, self.search_seconds, self._searched = {}, 0, [], {}, 0.0, []
+        self.features = Features(audit)
 
     def __getitem__(self, source):
         return self.of[source]
@@ -45,6 +47,7 @@ class Pools:
         """Read or draw the pool of the target, and draw one of as many samples from a reference."""
         if self.request.pool is None:
             return
+        self.features.open()
         channels, *size = self.audit.opened.info["image_shape"]
         if self.request.draws_pool:
             self._draw(TARGET, self.request.pool)
@@ -185,6 +188,10 @@ class Pools:
                 }
             )  # fmt: skip
             self._search(source, pool, names, clusters, ShardFolder(audit.folder, key))
+            if found := self.features.search(source, pool, clusters):
+                self._searched.append(found)
+        self.specs |= self.features.specs
+        self.search_seconds += self.features.seconds
 
     def _search(self, source, pool, names, clusters, at):
         audit, shards = self.audit, cut(self.audit.count, QUERIES_AT_ONCE)
@@ -223,7 +230,7 @@ class Pools:
             return None
         pool = self.of[TARGET]
         kept = {name: pool.info.get(name) for name in ("sha256", "kind", "sampler", "steps", "seed", "seconds", "classes", "captions", "resized")}
-        return {"images": len(pool.kept), **kept, "query_images": len(pool.left_out), "left_out": pool.info["left_out"], "model_calls": self.calls}
+        return {"images": len(pool.kept), **kept, "query_images": len(pool.left_out), "left_out": pool.info["left_out"], "model_calls": self.calls, "backbone": self.features.facts}
 
     def write_evidence(self):
         """The pictures and pairs of page Samples, into the run folder."""
