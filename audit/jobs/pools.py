@@ -13,6 +13,7 @@ from audit.errors import HomeError, PoolError
 from audit.jobs import tasks_pool
 from audit.jobs.inputs import fingerprint
 from audit.jobs.pools_features import Features
+from audit.jobs.pools_reference import ReferenceSet
 from audit.jobs.shards import ShardFolder, cut, shard_key
 from audit.pool import open_pool, prompts
 from audit.pool.evidence import write_samples
@@ -36,7 +37,7 @@ class Pools:
     def __init__(self, audit):
         self.audit, self.request = audit, audit.request
         self.of, self.calls, self.warnings, self.specs, self.search_seconds, self._searched = {}, 0, [], {}, 0.0, []
-        self.features = Features(audit)
+        self.features, self.reference_set = Features(audit, self.fly), ReferenceSet(self)
 
     def __getitem__(self, source):
         return self.of[source]
@@ -49,11 +50,12 @@ class Pools:
             return
         self.features.open()
         channels, *size = self.audit.opened.info["image_shape"]
+        self.reference_set.read((channels, *size))
         if self.request.draws_pool:
             self._draw(TARGET, self.request.pool)
             self._warn_of_captions(self.request.pool)
         else:
-            self.of[TARGET] = self._without_queries(self.read_given((channels, *size)))
+            self.of[TARGET] = self.without_queries(self.read_given((channels, *size)))
         if self.request.reference is not None:
             self._draw(REFERENCE, len(self.of[TARGET].kept))
         if self.request.api:
@@ -66,26 +68,29 @@ class Pools:
         path = Path(self.request.pool)
         key = pool_key(kind="given", path=hashlib.sha256(str(path).encode()).hexdigest(), files=fingerprint(path), shape=image_shape and list(image_shape))
         target = PoolFolder(self.audit.config.home / "pools", key)
-        pool = target.finished()
-        if pool is None:
-            self.audit.ticket.phase("Reading the samples")
-            pool = read_given(path, image_shape, target, self.audit.ticket.check)
-        self.of[TARGET] = pool
+        self.audit.ticket.phase("Reading the samples")
+        pool = self.of[TARGET] = self.read_folder(path, image_shape, target)
         self.audit.ticket.log.write(f"{len(pool)} samples given, {len(pool.info['left_out'])} left out, {pool.info['resized']} resized")
         return pool
 
-    def _without_queries(self, pool):
+    def read_folder(self, path, image_shape, target, what="--pool"):
+        """The Pool of pictures that somebody gives, read once. Args: target: PoolFolder; what: names the folder in an error."""
+        return target.finished() or read_given(path, image_shape, target, self.audit.ticket.check, what)
+
+    def without_queries(self, pool, what="--pool", named="samples"):
+        """The Pool without the pictures that are query images, which the report names. Args: what, named: in an error, in a warning."""
         ids = {image["image_id"] for image in self.audit.queries["images"]}
         found = query_images(pool, ids)
         if pool.info["resized"]:
             size = f"{pool.info['shape'][1]} x {pool.info['shape'][0]}"
-            self.warnings.append(f"{pool.info['resized']:,} of {len(pool):,} samples had another size and were brought to {size} once: finer detail of theirs is not compared.")
+            self.warnings.append(f"{pool.info['resized']:,} of {len(pool):,} {named} had another size and were brought to {size} once: finer detail of theirs is not compared.")
         if not len(found):
             return pool
-        first, many = pool.info["paths"][found[0]], f"{len(found):,} sample{'s are' if len(found) > 1 else ' is'}"
+        first, many = pool.info["paths"][found[0]], f"{len(found):,} {named} are" if len(found) > 1 else f"1 {named.removesuffix('s')} is"
         if len(pool) - len(found) < LEAST_POOL:
-            raise PoolError(f"--pool: {many} query images (first: {first}), which leaves {len(pool) - len(found)}. Expected at least {LEAST_POOL} images that the model generated.")
-        self.warnings.append(f"{many} also among the query images (first: {first}) and left out of the pool: {LEAK}.")
+            raise PoolError(f"{what}: {many} query images (first: {first}), which leaves {len(pool) - len(found)}. Expected at least {LEAST_POOL} that are none.")
+        place = "pool" if what == "--pool" else "reference set"
+        self.warnings.append(f"{many} also among the query images (first: {first}) and left out of the {place}: {LEAK}.")
         return open_pool(pool.folder, found)
 
     def _draw(self, source, count):
@@ -190,31 +195,37 @@ class Pools:
             self._search(source, pool, names, clusters, ShardFolder(audit.folder, key))
             if found := self.features.search(source, pool, clusters):
                 self._searched.append(found)
-        self.specs |= self.features.specs
-        self.search_seconds += self.features.seconds
+        if "nearest" in names:
+            self._searched += self.reference_set.search()
+        self.specs |= self.features.specs | self.reference_set.specs
+        self.search_seconds += self.features.seconds + self.reference_set.seconds
 
     def _search(self, source, pool, names, clusters, at):
-        audit, shards = self.audit, cut(self.audit.count, QUERIES_AT_ONCE)
-        todo = []
-        for shard in shards:
-            seconds = at.seconds_if_intact(shard)
-            if seconds is None:
-                todo.append(shard)
-            else:
-                self.search_seconds += seconds
+        audit, shards = self.audit, cut(self.audit.count, self.at_once)
 
         def start(shard, flag):
             label = f"Search {shard.index + 1} of {len(shards)} (images {shard.first + 1} to {shard.stop})"
             more = (str(audit.images), shard.first, shard.stop, clusters, str(pool.folder), pool.left_out, flag)
             return audit.engine.submit(label, tasks_pool.search_pool, audit.place, names, *more, device=True)
 
-        def keep(shard, value):
-            tables, took = value
-            at.write(shard, tables, took)
-            self.search_seconds += took
-
-        audit.fly(todo, start, keep)
+        self.search_seconds += self.fly(at, shards, start)
         self._searched.append((source, at, shards))
+
+    at_once = property(lambda self: QUERIES_AT_ONCE)
+
+    def fly(self, at, shards, start):
+        """Run the shards that are not stored yet and store them. Returns device seconds of all.
+
+        Args: at: audit.jobs.shards.ShardFolder; start: as audit.jobs.steps.Audit.fly takes it, its task returns ({table: float32 (1,n,K)}, seconds).
+        """
+        seconds = {shard.index: kept for shard in shards if (kept := at.seconds_if_intact(shard)) is not None}
+
+        def keep(shard, value):
+            at.write(shard, *value)
+            seconds[shard.index] = value[1]
+
+        self.audit.fly([shard for shard in shards if shard.index not in seconds], start, keep)
+        return sum(seconds.values())
 
     def blocks(self):
         """(first, {table: float32 (1,n,K)}) of everything that was searched, for audit.tables.write_tables."""
@@ -230,7 +241,8 @@ class Pools:
             return None
         pool = self.of[TARGET]
         kept = {name: pool.info.get(name) for name in ("sha256", "kind", "sampler", "steps", "seed", "seconds", "classes", "captions", "resized")}
-        return {"images": len(pool.kept), **kept, "query_images": len(pool.left_out), "left_out": pool.info["left_out"], "model_calls": self.calls, "backbone": self.features.facts}
+        beside = {"backbone": self.features.facts, "reference_set": self.reference_set.facts()}
+        return {"images": len(pool.kept), **kept, "query_images": len(pool.left_out), "left_out": pool.info["left_out"], "model_calls": self.calls, **beside}
 
     def write_evidence(self):
         """The pictures and pairs of page Samples, into the run folder."""

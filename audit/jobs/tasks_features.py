@@ -53,3 +53,15 @@ def search_features(place, queries, mirrored, samples, first, stop, clusters, le
     begun = time.perf_counter()
     arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in (queries, mirrored, samples)]
     return search(*arrays, first, stop, np.asarray(clusters), left_out, device_of_place(place), flag.is_set), time.perf_counter() - begun
+
+
+@task
+def search_references(place, queries, references, first, stop, left_out, flag):
+    """Query images first … stop-1 among a reference set. Args: queries, references: paths of .npy, float32. Returns ({table: float32 (1,n,20)}, seconds)."""
+    from audit.jobs.pools_features import REFERENCES
+    from audit.pool.features import among
+
+    prepare_process(place)
+    begun = time.perf_counter()
+    mine, other = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (queries, references))
+    return {REFERENCES: among(mine[first:stop], other, left_out, device_of_place(place), flag.is_set)}, time.perf_counter() - begun

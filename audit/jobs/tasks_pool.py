@@ -66,3 +66,14 @@ def search_pool(place, names, images, first, stop, clusters, folder, left_out, f
     for name in names:
         tables |= MEASURES[name].measure(queries, first, stop, np.asarray(clusters), pool, device_of_place(place), flag.is_set)
     return tables, time.perf_counter() - begun
+
+
+@task
+def search_references(place, images, first, stop, folder, left_out, flag):
+    """Query images first … stop-1 among a reference set, which lies in a pool's folder. Returns ({table: float32 (1,n,20)}, seconds)."""
+    from audit.pool import open_pool
+    from audit.pool.nearest import to_references
+
+    prepare_process(place)
+    begun, queries = time.perf_counter(), np.load(images, mmap_mode="r", allow_pickle=False)
+    return to_references(queries[first:stop], open_pool(folder, left_out), device_of_place(place), flag.is_set), time.perf_counter() - begun

@@ -10,6 +10,7 @@ import torch
 
 from audit.errors import RequestError
 from audit.pool.nearest import NEIGHBOURS, Rows, filled, looked_up
+from audit.pool.search import nearest
 
 VERSION = 1  # raise it whenever a feature changes
 INSTALL = "Install it: pip install -r requirements-features.txt."
@@ -118,3 +119,12 @@ def search(queries, mirrored, samples, first, stop, clusters, left_out, device, 
         found, both, others = looked_up(queries[first:stop], mirrored[first:stop], kept, queries, first, clusters, device, None, should_stop)
     made = {"nearest_features": found.distance, "nearest_features_mirrored": both, "neighbours_features": others.distance}
     return {name: filled(values).astype(np.float32)[None] for name, values in made.items()}
+
+
+def among(mine, references, left_out, device, should_stop=None):
+    """float32 (1,n,20): distances to the nearest references. Args: mine: float32 (n,D); the rest: as for `search`."""
+    from audit.engine import arithmetic
+
+    kept = Rows(references, np.setdiff1d(np.arange(len(references)), left_out))
+    with arithmetic("fp32", torch.device(device)):
+        return filled(nearest(mine, kept, NEIGHBOURS, device, None, None, should_stop).distance).astype(np.float32)[None]

@@ -7,6 +7,7 @@ from audit.pool.search import nearest
 
 NEIGHBOURS = 20
 SPACES = ("pixels", "lowpass")
+REFERENCES = {f"references_{space}": NEIGHBOURS for space in SPACES}  # (N,20) distances to the nearest images of a reference set, as for the samples
 
 
 class Nearest:
@@ -45,6 +46,19 @@ class Nearest:
                 which.append(samples.rows[found.index[:, 0]])
         made["nearest_sample"] = np.stack(which, axis=1)
         return {name: filled(values).astype(np.float32)[None] for name, values in made.items()}
+
+
+def to_references(mine, references, device, should_stop=None):
+    """{table of REFERENCES: float32 (1,n,20)} of some query images, uint8 (n,H,W,C). Args: references: audit.pool.Pool of pictures that are no query images."""
+    from audit.engine import arithmetic
+    from audit.probes.lowpass import low_pass
+
+    rows, made = Rows(references.images, references.kept), {}
+    with arithmetic("fp32", torch.device(device)):
+        for table, transform in zip(REFERENCES, (None, low_pass), strict=True):
+            found = nearest(np.asarray(mine), rows, NEIGHBOURS, device, transform, None, should_stop)
+            made[table] = filled(found.distance).astype(np.float32)[None]
+    return made
 
 
 def looked_up(mine, mirrored, samples, queries, first, clusters, device, transform, should_stop):

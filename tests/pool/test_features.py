@@ -15,6 +15,7 @@ from audit.pool import features
 from audit.report.run import open_run
 from audit.tables import Tables, write_tables
 from tests.jobs.conftest import base, home, pair, request_for  # noqa: F401, fixtures
+from tests.jobs.pair import pictures, save_pictures
 from tests.jobs.test_driver_inline import fail_in, no_background_worker, run  # noqa: F401, the fixture acts by being here
 from tests.jobs.test_pools import folder, given, report_of  # noqa: F401, a fixture
 from tests.pool.test_search import crowd
@@ -111,6 +112,18 @@ def test_a_whole_job_measures_features_goes_on_where_it_stopped_and_says_by_what
     np.testing.assert_allclose(opened.scores_of("nearest"), -expected, atol=1e-5)
     members = opened.is_member
     assert np.sort(expected[members])[:10].max() < np.median(expected[~members])  # ten members have near copies among the samples
+
+
+@pytest.mark.slow
+def test_a_reference_set_is_compared_by_features_too(home, pair, folder, weights, tmp_path):  # noqa: F811
+    outsiders = save_pictures(tmp_path / "outsiders", pictures(30, 77))
+    settings = {"nearest_calibrated": {"backbone": MODEL, "weights": weights, "space": "features", "relative_to": "reference", "reference": str(outsiders), "k": 1}}
+    job = run(home, given(pair, folder, attacks=("nearest_calibrated",), settings=settings))
+    assert (job.state, job.error) == ("done", "")
+    embedder = features.Embedder(Backbone(MODEL, weights), torch.device("cpu"))
+    made = [embedder.features(images).astype(np.float64) for images in (np.load(Path(job.folder) / "images.npy"), pictures(30, 77))]
+    expected = np.sqrt(((made[0][:, None] - made[1][None]) ** 2).sum(axis=2)).min(axis=1)
+    np.testing.assert_allclose(open_run(job.folder).tables["references_features"].values[0], expected, atol=1e-5)
 
 
 def test_features_are_tried_only_by_the_attack_that_names_a_backbone(tmp_path):
