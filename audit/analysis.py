@@ -181,7 +181,7 @@ def compute(measured, check=None):
         out.attacks[name] = _score(out.attack(name), out, juries)
     usable = out.done
     if not usable:
-        raise RunFolderError("No attack could be scored: " + "; ".join(f"{n}: {a.reason}" for n, a in out.attacks.items()) + ".")
+        raise RunFolderError("No attack could be scored: " + "; ".join(f"{n}: {a.reason.removesuffix('.')}" for n, a in out.attacks.items()) + ".")
     for name, attack in usable.items():
         check()
         _evaluate(out.attack(name), attack, out)

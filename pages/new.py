@@ -18,6 +18,7 @@ from audit.request import Request
 from pages.frame import checks, go, heading, intake, loader, notice, start_demo
 from pages.frame import config as settings
 from pages.frame import plan as words
+from pages.frame import samples as sampled
 from pages.frame import terms as access
 
 STEPS = {"checkpoint": "1 Checkpoint", "images": "2 Images", "price": "3 Attacks and price"}
@@ -51,16 +52,16 @@ def main():
     if step == "price":
         columns = st.columns([1.15, 1], gap="medium")
         with columns[0]:
-            preset, used = _preset(), _attacks()
+            preset, used = _preset(), _attacks(config)
         _price(config, columns[1], preset, used)
         return
     left, right = st.columns([1, 1.1], gap="large")
     if step == "checkpoint":
         with left:
-            _choose(config, intake.CHECKPOINT, "checkpoint", "Where is it", CHECKPOINT_HELP)
+            intake.choose(config, intake.CHECKPOINT, "checkpoint", "Where is it", CHECKPOINT_HELP)
             form = st.container(key="new_form")
             with st.expander("Reference checkpoint", icon=":material/compare_arrows:", key="new_reference"):
-                _choose(config, intake.CHECKPOINT, "reference", "Where is the reference", REFERENCE_HELP)
+                intake.choose(config, intake.CHECKPOINT, "reference", "Where is the reference", REFERENCE_HELP)
         answers = checks.follow(config, _asked())
         with form:
             _form(answers)
@@ -68,9 +69,9 @@ def main():
             _recognised(config, answers)
     else:
         with left:
-            _choose(config, intake.IMAGES, "members", "Members - were trained on", "A folder, .zip or .npz of images that the model was trained on.")
+            intake.choose(config, intake.IMAGES, "members", "Members - were trained on", "A folder, .zip or .npz of images that the model was trained on.")
             help = "A folder, .zip or .npz of images from the same source that the model never saw."
-            _choose(config, intake.IMAGES, "nonmembers", "Non-members - same source, never trained on", help)
+            intake.choose(config, intake.IMAGES, "nonmembers", "Non-members - same source, never trained on", help)
             _choose_said(config)
             _choose_split(config)
         with right, st.container(border=True, key="check_images"):
@@ -108,21 +109,15 @@ def _choices():
     return {key: intake.choice_of(key) for key in ("checkpoint", "members", "nonmembers")}
 
 
-def _choose(config, kind, key, label, help):
-    choice = intake.choose(config, kind, key, label, help)
-    if choice.problem:
-        notice(f"choice_{key}", "warning", choice.problem)
-
-
 def _asked():
     """The payload of a check for all choices of now, whichever step they were made in."""
     chosen, named, manifest = _choices(), {"reference": intake.choice_of("reference")}, _how()["manifest"]
     if manifest:
         named["manifest"] = manifest
     named |= _said()
-    terms = access.terms()
-    how = {"overrides": loader.given(chosen["checkpoint"]), "api": terms["api"], "budget": terms["budget"]}
-    return checks.payload(chosen | named, st.session_state.get("new_preset_kept", "standard"), st.session_state.get("new_attacks_kept", ()), **how)
+    (attacks, budget), samples = st.session_state.get("new_attacks_kept", ((), None)), sampled.chosen()
+    how = {"overrides": loader.given(chosen["checkpoint"]), "api": access.terms()["api"], "budget": budget, "pool": samples.pool, "settings": samples.settings or None}
+    return checks.payload(chosen | named, st.session_state.get("new_preset_kept", "standard"), attacks, **how)
 
 
 def _form(answers):
@@ -280,32 +275,29 @@ def _preset():
     return preset
 
 
-def _attacks():
-    """The attack table with what each adds to the price, the API and the budget, and the cards. Returns canonical names."""
+def _attacks(config):
+    """The attack table with what each adds to the price, samples, API and budget, and the cards. Returns canonical names of those ticked."""
     table = st.container()
+    sampled.choose(config)
     access.choose()
-    costs, terms = checks.known(_asked()).part("costs"), access.terms()
+    samples, terms = sampled.chosen(), access.terms()
+    costs = checks.known(_asked()).part("costs")
 
     def shares_of(used):
-        return shares(costs, used, access.limit(_named(used)), terms["api"] is not None) if costs and used else {}
+        return shares(costs, used, access.limit(*samples.named(used, terms["budget"])), terms["api"] is not None) if costs and used else {}
 
     with table:
-        used = words.attack_table(ATTACKS, shares_of, terms["pool"])
+        used = words.attack_table(ATTACKS, shares_of, samples)
         st.caption("What several attacks read is measured once: the first of them pays for it.")
-        if not _named(used) and terms["budget"] is None:  # no names in the request: its default budget decides
+        if len(used) == len(ATTACKS) and terms["budget"] is None:
             st.caption("All are ticked: the cheapest run that together cost at most one more loss grid. Untick one, and every attack still ticked runs, whatever it costs.")
     words.attack_cards(ATTACKS)
-    st.session_state["new_attacks_kept"] = _named(used)
+    st.session_state["new_attacks_kept"] = samples.named(used, terms["budget"])
     return used
 
 
-def _named(used):
-    """The names that a request holds: none where all are ticked, so that its budget decides."""
-    return () if set(used) == set(ATTACKS) else tuple(used)
-
-
 def _price(config, column, preset, used):
-    chosen, attacks = _choices(), _named(used)
+    chosen, samples, (attacks, budget) = _choices(), sampled.chosen(), st.session_state["new_attacks_kept"]
     terms, settings, reference = access.terms(), loader.given(chosen["checkpoint"]), intake.choice_of("reference")
     answers, how = checks.follow(config, _asked()), _how()
     price = answers.part("price")
@@ -319,14 +311,14 @@ def _price(config, column, preset, used):
             checks.waiting(config, answers, "Measuring on two batches …")
         else:
             st.text("Nothing was measured: the checkpoint or the sets cannot be audited, or the device is busy.")
-        for number, (icon, text) in enumerate(words.summary(reference, terms, settings, answers.part("plan"), price)):
+        for number, (icon, text) in enumerate(_summary(answers, reference, terms, settings, samples)):
             words.line(f"summary_{number}", icon, text)
         name_key = words.name_key(chosen["checkpoint"])
         name = st.text_input("Name", max_chars=80, key=name_key, value=words.default_name(chosen["checkpoint"]), persist_state="session").strip()
-        reason = words.start_reason(chosen, answers, used, name, price, config, how, terms["problem"] or reference.problem)
+        reason = words.start_reason(chosen, answers, used, name, price, config, how, samples, terms["problem"] or reference.problem)
         look = {"icon": ":material/play_arrow:", "type": "secondary" if reason else "primary", "width": "stretch"}
-        wanted = {"preset": preset, "attacks": attacks, "api": terms["api"], "budget": terms["budget"], "pool": terms["pool"], "overrides": settings}
-        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen | _said(), reference, name_key, how, wanted), **look)
+        wanted = {"preset": preset, "attacks": attacks, "api": terms["api"], "budget": budget, "overrides": settings, "settings": samples.settings}
+        st.button("Start audit", disabled=bool(reason), key="new_start", on_click=_start, args=(config, chosen | _said(), reference, samples, name_key, how, wanted), **look)
         if error := st.session_state.pop("new_error", None):
             notice("start", "error", error)
         if reason:
@@ -334,10 +326,16 @@ def _price(config, column, preset, used):
                 st.text(reason)
         if all(choice.path for choice in chosen.values()):
             st.caption("Same as:")
-            st.code(words.command(chosen, preset, attacks, how, reference, terms, settings, _said()), language="bash", wrap_lines=True)
+            st.code(words.command(chosen, preset, attacks, how, reference, terms["api"], budget, settings, _said(), samples), language="bash", wrap_lines=True)
 
 
-def _start(config, chosen, reference, name_key, how, wanted):
+def _summary(answers, reference, terms, settings, samples):
+    """[(icon, sentence)] of everything beside checkpoint, images and attacks."""
+    lines = words.summary(reference, terms, settings, answers.part("plan"), samples)
+    return lines + sampled.summary(samples, reference, answers.part("price"), answers.part("training"), answers.problem("training"))
+
+
+def _start(config, chosen, reference, samples, name_key, how, wanted):
     """Look at every path once more and write the row; a second click finds the first row.
 
     A callback, so that the click also counts in the first run after the server was started again, which only brings the frame.
@@ -345,6 +343,7 @@ def _start(config, chosen, reference, name_key, how, wanted):
     try:
         paths = {key: intake.checked_again(config, choice) for key, choice in chosen.items()}
         paths["reference"] = intake.checked_again(config, reference) if reference.path else None
+        paths["pool"] = intake.checked_again(config, samples.own) if samples.own.path else samples.count
         manifest = how["manifest"] and intake.checked_again(config, how["manifest"])
         split = {"manifest": manifest, "randomised_split": how["random"] and how["manifest"] is None}
         _, created = submit_audit(config, Request(**paths, **split, **wanted, name=st.session_state[name_key].strip()))

@@ -306,6 +306,9 @@ def test_what_did_not_run_is_named():
     assert "Gray-box attacks, using only the API: none ran" in said  # it failed in this run
     assert "1 of 4 attacks did not run: Intermediate outputs (out of memory at batch 1)." in said
     assert words.BLIND_NOT_CHECKED in words.reasons(unfilled("high"))["not_tested"]
+    report = filled(bare(), "high", None)
+    next(row for row in report["attacks"] if row["status"] == "failed")["reason"] = "It broke. Give it more steps."  # whole sentences of an error
+    assert "1 of 4 attacks did not run: Intermediate outputs (It broke. Give it more steps)." in words.reasons(report)["not_tested"]
 
 
 def test_sentences_of_the_parts():

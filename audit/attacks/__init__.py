@@ -5,6 +5,7 @@ An attack is one file with one class and one line here; contract tests, forms, R
 
 import math
 
+from audit.backbones import backbone_of
 from audit.errors import RequestError
 from audit.registry import Registry
 from audit.sources import TARGET
@@ -111,3 +112,4 @@ def check_settings(settings):
             if name not in specs:
                 raise RequestError(f"{attack} has no setting {str(name)[:40]!r}. Expected one of {', '.join(specs)}.")
             specs[name].check(attack, value)
+    backbone_of({attack: values for attack, values in settings.items() if attack != "surrogate"})

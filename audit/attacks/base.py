@@ -7,11 +7,13 @@ from audit.errors import RequestError
 from audit.sources import TARGET
 
 THREAT_MODELS = ("white-box", "gray-box", "black-box")
+LONGEST = 4096  # characters of a text
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a card: `choices` for words, or `low`/`high` (inclusive) for numbers; `default` None = chosen on the calibration half."""
+    """One setting of a card: `choices` for words, `low`/`high` (inclusive) for numbers, or `text` for what is measured rather than chosen, such as a path;
+    `default` None = chosen on the calibration half, or nothing."""
 
     name: str
     about: str
@@ -19,12 +21,16 @@ class Setting:
     choices: tuple | None = None
     low: float | None = None
     high: float | None = None
+    text: bool = False
 
     def check(self, attack, value):
         """Raise RequestError unless the value is allowed."""
         if self.choices is not None:
             if value not in self.choices:
                 raise RequestError(f"{attack}: {self.name} is {str(value)[:40]!r}. Expected one of {', '.join(map(str, self.choices))}.")
+        elif self.text:
+            if not isinstance(value, str) or not value.strip() or len(value) > LONGEST or not value.isprintable():
+                raise RequestError(f"{attack}: {self.name} is {str(value)[:40]!r}. Expected text of at most {LONGEST:,} characters.")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             raise RequestError(f"{attack}: {self.name} is {str(value)[:40]}. Expected a number from {self.low} to {self.high}.")
 

@@ -6,13 +6,22 @@ from itertools import product
 import numpy as np
 
 from audit.attacks.base import Card, Setting
+from audit.backbones import SPACE as FEATURES
 from audit.errors import NotMeasuredError
 
-SPACES = {"pixels": "pixels", "low-pass": "lowpass"}
-SPACE = Setting("space", "pixels: the distance over all pixels; low-pass: fine detail counts a fifth, so that it does not drown the coarse structure", choices=tuple(SPACES))
+SPACES = {"pixels": "pixels", "low-pass": "lowpass", FEATURES: "features"}
+SPACE = Setting(
+    "space",
+    "pixels: the distance over all pixels; low-pass: fine detail counts a fifth, so that it does not drown the coarse structure; features: of the backbone below, "
+    "tried only where there is one",
+    choices=tuple(SPACES),
+)
+BACKBONE = Setting("backbone", "a model of timm by its name, which makes the features; needs weights, and the package timm", text=True)
+WEIGHTS = Setting("weights", "absolute path of the backbone's .safetensors; nothing is ever downloaded", text=True)
 MIRRORED = Setting("mirrored", "yes: a sample's mirror image counts as a sample too, as for models trained with flips", choices=("no", "yes"))
 NO_POOL = "needs a sample pool"
-TABLES = tuple(f"nearest_{space}{mirrored}" for space in SPACES.values() for mirrored in ("", "_mirrored"))
+NO_BACKBONE = "the features were not measured: settings backbone and weights say by which model they are"
+TABLES = tuple(f"nearest_{space}{mirrored}" for space in SPACES.values() if space != FEATURES for mirrored in ("", "_mirrored"))
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class Nearest:
         threat_model="black-box",
         equation="minus the Euclidean distance from the image to the nearest of all samples in the pool",
         source="arXiv:1909.03935 (GAN-Leaks), full black-box attack; as inferred, the model-agnostic black-box attack of arXiv:2302.07801",
-        differs="low-pass pixels and mirrored samples are tried too, and the calibration half chooses",
-        settings=(SPACE, MIRRORED),
+        differs="low-pass pixels, features of a vision backbone and mirrored samples are tried too, and the calibration half chooses",
+        settings=(SPACE, MIRRORED, BACKBONE, WEIGHTS),
         probes=("nearest",),
         tables=TABLES,
         weaknesses=(
@@ -57,9 +66,13 @@ class Nearest:
     tried: dict = {"space": tuple(SPACES), "mirrored": ("no", "yes")}
 
     def candidates(self, tables, fixed):
-        """Every value of every setting, in the order of the card; `fixed` narrows them."""
+        """Every value of every setting, in the order of the card; `fixed` narrows them, and says whether there are features."""
         self._require(tables)
-        return [self.choice(*values) for values in product(*([fixed[name]] if name in fixed else list(tried) for name, tried in self.tried.items()))]
+        there = "nearest_features" in tables
+        if fixed.get("space") == FEATURES and not there:
+            raise NotMeasuredError(NO_BACKBONE)
+        tried = self.tried | {"space": [space for space in SPACES if space != FEATURES or (there and "backbone" in fixed)]}
+        return [self.choice(*values) for values in product(*([fixed[name]] if name in fixed else list(tried[name]) for name in self.tried))]
 
     def score(self, tables, choice, images=slice(None)):
         """float64 (N,), higher = more likely a member."""

@@ -14,15 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from audit.api import Api
+from audit.attacks import GRID
 from audit.conditions import as_text, condition_of
 from audit.errors import AuditError
-from audit.jobs import tasks, tasks_check
+from audit.jobs import tasks, tasks_check, tasks_surrogate
 from audit.jobs.cluster import device_kind
 from audit.jobs.inputs import checkpoint_place, fingerprint, kept_in
 from audit.jobs.shards import disk_bytes
 from audit.jobs.steps import TaskFailed, run_task, wish_of
 from audit.provenance import provenance_of
 from audit.request import Request
+from audit.surrogates import needs_surrogate, surrogate_settings
 from models.errors import ImageError, ModelError
 
 IMAGES_S = 8.0  # for reading the sets; larger ones are only counted
@@ -30,7 +32,7 @@ PRICE_RANGE = 0.25  # two batches tell the speed of the whole to about this shar
 EMPTY = dict.fromkeys(
     (
         "checkpoint", "checkpoint_error", "plan", "plan_error", "costs", "asks_for", "asked_with", "asked_with_error",
-        "images", "images_error", "provenance", "provenance_error", "self_test", "ranking", "price",
+        "images", "images_error", "provenance", "provenance_error", "self_test", "ranking", "price", "training", "training_error",
     )
 )  # fmt: skip
 TELLS_APART_Z = 4.0  # of a feature before the audit: by luck once in 16,000 features
@@ -67,6 +69,8 @@ class Check:
                     self._images()
                     if sampled and ready:
                         (self._self_test_and_price if whole else self._rank)(sampled)
+                if whole and needs_surrogate(self.request.attacks):
+                    self._training()
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
         return self.result
@@ -122,6 +126,11 @@ class Check:
             self._say(plan_error=_sentence(error))
             return
         self._say(plan={"skipped": self.facts.skipped, "reference": self.facts.reference, "warnings": list(self.facts.warnings)})
+
+    @property
+    def _wanted(self):
+        """Kind of the device that the audit would run on."""
+        return self.request.device if self.engine.external else device_kind(self.request.device, self.config)
 
     def _task(self, label, function, *args, device=False):
         return run_task(self.engines, self.engine, self.ticket, label, function, *args, device=device)
@@ -200,7 +209,9 @@ class Check:
     def _self_test_and_price(self, sampled):
         self.ticket.phase("Self-test and price")
         sample, counted, plan = str(self.scratch / "sample.npy"), self.result["images"], self.facts and self.facts.plan
-        engine_kind, wanted = self.engine.kind, self.request.device if self.engine.external else device_kind(self.request.device, self.config)
+        if plan and not plan["probes"]:  # only samples are attacked: what drawing them costs is still worth a look
+            plan = plan | {"probes": (GRID,)}
+        engine_kind, wanted = self.engine.kind, self._wanted
         on_cpu = wanted == "cpu" and engine_kind == "cpu"
         try:
             tested, problem, priced = self._task("self-test", tasks_check.look_closer, self.place, sample, sampled, plan, bool(on_cpu and counted), self.told)
@@ -218,6 +229,20 @@ class Check:
             images, at_once = counted["members"] + counted["nonmembers"], self.engine.workers if kind != "cpu" else 1
             costs = {"probes": self.facts.costs, "seconds_per_call": priced.seconds_per_call / at_once, "images": images}
             self._say(price=self._price(priced, images, at_once, kind), costs=costs)
+
+    def _training(self):
+        """What training the surrogate takes, by a few steps of it on noise; nothing where the device is busy with an audit of another kind."""
+        settings, wanted = surrogate_settings(self.request.settings.get("surrogate", {})), self._wanted
+        try:
+            training = settings.training(self.shape)
+            if wanted != self.engine.kind:
+                return
+            self.ticket.phase("Price of the training")
+            each = self._task("training", tasks_surrogate.price_training, dataclasses.replace(self.place, device=wanted), training, device=wanted != "cpu")
+        except (AuditError, TaskFailed) as error:
+            self._say(training_error=_sentence(error))
+            return
+        self._say(training={"steps": settings.steps, "seconds_per_step": each, "seconds": settings.steps * each})
 
     def _price(self, probed, images, at_once, kind):
         calls = self.facts.calls(images)

@@ -16,6 +16,7 @@ from audit.request import Request
 
 CHECK_FIELDS = (
     *INPUTS, "manifest", "preset", "timesteps", "draws", "seed", "device", "batch_size", "precision", "attacks", "overrides", "reference", "api", "budget", "labels", "captions",
+    "pool", "settings",
 )  # fmt: skip
 
 

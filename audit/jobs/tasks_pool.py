@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from audit.jobs.tasks import Facts, Opened, cpu_words, device_of_place, networks, prepare_process, task
+from audit.jobs.tasks import Facts, Opened, cond_of, cpu_words, device_of_place, networks, prepare_process, task
 
 NO_CHECKPOINT = "needs a checkpoint"
 
@@ -30,19 +30,19 @@ def no_checkpoint(image_shape):
 
 
 @task
-def draw_samples(place, source, first, stop, sampler, steps, seed, flag):
+def draw_samples(place, source, first, stop, sampler, steps, seed, told, flag):
     """Draw samples first … stop-1 from the network of one source. Returns (uint8 (n,H,W,C), seconds).
 
     An API's view changes nothing here: it is the finished samples that a black-box attacker sees.
+
+    Args: told: what each is asked for, classes or captions, which the source embeds by its own text encoder; None for the empty prompt, or nothing.
     """
     from audit.pool.sampler import draw
 
     begun = time.perf_counter()
     denoiser = networks(place)[0][source]
     denoiser = getattr(denoiser, "behind", denoiser)
-    indices = np.arange(first, stop)
-    labels = None if denoiser.classes is None else indices % denoiser.classes
-    return draw(denoiser, indices, sampler, steps, seed, labels, flag.is_set), time.perf_counter() - begun
+    return draw(denoiser, np.arange(first, stop), sampler, steps, seed, cond_of(denoiser, told), flag.is_set), time.perf_counter() - begun
 
 
 @task
@@ -66,3 +66,14 @@ def search_pool(place, names, images, first, stop, clusters, folder, left_out, f
     for name in names:
         tables |= MEASURES[name].measure(queries, first, stop, np.asarray(clusters), pool, device_of_place(place), flag.is_set)
     return tables, time.perf_counter() - begun
+
+
+@task
+def search_references(place, images, first, stop, folder, left_out, flag):
+    """Query images first … stop-1 among a reference set, which lies in a pool's folder. Returns ({table: float32 (1,n,20)}, seconds)."""
+    from audit.pool import open_pool
+    from audit.pool.nearest import to_references
+
+    prepare_process(place)
+    begun, queries = time.perf_counter(), np.load(images, mmap_mode="r", allow_pickle=False)
+    return to_references(queries[first:stop], open_pool(folder, left_out), device_of_place(place), flag.is_set), time.perf_counter() - begun

@@ -23,17 +23,15 @@ def train_surrogate(place, images, kept, training, folder, flag):
     Returns: {"steps_done", "kept_step", "held_out_loss", "training_seconds", "stopped_early"}; None where no samples were held out.
     Raises: Stopped; models.errors.TrainingDiverged, ModelError.
     """
-    from models.train import TrainingStopped, TrainSettings, contact_sheet, sample, train
+    from models.train import TrainingStopped, contact_sheet, sample, train
 
     prepare_process(place)
     device, out = device_of_place(place), Path(folder) / "model"
     if not (out / "training.json").exists():
         free(device)
-        lists = {name: tuple(value) for name, value in training.items() if isinstance(value, list)}
         try:
             train(
-                TrainSettings(**training | lists), _samples(images, kept), out, device=device, progress=_Progress(folder),
-                should_stop=flag.is_set, save_every_s=SAVE_S,
+                settings_of(training), _samples(images, kept), out, device=device, progress=_Progress(folder), should_stop=flag.is_set, save_every_s=SAVE_S,
             )  # fmt: skip
         except TrainingStopped:
             from audit.engine import Stopped
@@ -53,6 +51,26 @@ def train_surrogate(place, images, kept, training, folder, flag):
         "steps_done": made["steps_done"], "kept_step": held_out.get("kept_step"), "held_out_loss": held_out.get("loss"), "stopped_early": held_out.get("stopped_early"),
         "training_seconds": made["seconds"],
     }  # fmt: skip
+
+
+@task
+def price_training(place, training):
+    """Seconds of one optimiser step here. Args: training: as for `train_surrogate`. Raises: ModelError; RequestError: it does not fit."""
+    from audit.errors import RequestError
+    from models.train import seconds_per_step
+
+    torch = prepare_process(place)
+    try:
+        return seconds_per_step(settings_of(training), device_of_place(place))
+    except torch.OutOfMemoryError:
+        raise RequestError("A training step of the surrogate does not fit into this device's memory. Expected a smaller network: less width, fewer samples a step.") from None
+
+
+def settings_of(training):
+    """models.train.TrainSettings of what audit.surrogates makes, lists as tuples."""
+    from models.train import TrainSettings
+
+    return TrainSettings(**training | {name: tuple(value) for name, value in training.items() if isinstance(value, list)})
 
 
 def _samples(images, kept):

@@ -4,10 +4,11 @@ A pool is one folder, AUDIT_HOME/pools/KEY, made once and shared by all runs tha
     images.npy      uint8 (P,H,W,C), the samples in the order of their index, in the size that the audit measures
     labels.npy      int64 (P,), class that each sample was asked for; only for class-conditional models
     index.json      {"key", "sha256", "kind": "drawn" | "given", "count", "shape": [H, W, C], "sampler", "steps", "seed", "seconds", "checkpoint", "classes",
-                     "resized": count, "left_out": [{"path", "reason"}], "paths": [P names] or null, "device"}; written last: a folder without it is not finished
+                     "captions": how many (0: the empty prompt) or null, "resized": count, "left_out": [{"path", "reason"}], "paths": [P names] or null, "device"};
+                    written last: a folder without it is not finished
     shards/         while it is being drawn: 00000000-00000128.npy, uint8 (n,H,W,C), and plan.json; a pool that was stopped goes on behind the shards it has
-sha256 is over the bytes of images.npy's array. KEY hashes what can change a byte: for drawn pools checkpoint, overrides, sampler, steps, seed, count, shape, torch version,
-device type; for given ones the files' fingerprint and the shape. Sample i follows from (seed, i) alone.
+sha256 is over the bytes of images.npy's array. KEY hashes what can change a byte: for drawn pools checkpoint, overrides, sampler, steps, seed, count, shape, captions, torch
+version, device type; for given ones the files' fingerprint and the shape. Sample i follows from (seed, i) alone.
 
 In a job (audit.jobs.pools): after the query images were read and before anything is measured, `Audit.pool` is a Pool or None; "reference/" has one of its own where
 there is a reference. The driver cuts the drawing into shards and runs audit.jobs.tasks_pool.draw_samples on the device workers.

@@ -7,6 +7,7 @@ from audit.pool.search import nearest
 
 NEIGHBOURS = 20
 SPACES = ("pixels", "lowpass")
+REFERENCES = {f"references_{space}": NEIGHBOURS for space in SPACES}  # (N,20) distances to the nearest images of a reference set, as for the samples
 
 
 class Nearest:
@@ -37,21 +38,44 @@ class Nearest:
         from audit.probes.lowpass import low_pass
 
         mine, made, which = np.asarray(queries[first:stop]), {}, []
-        samples = _Rows(pool.images, pool.kept)
+        mirrored, samples = np.ascontiguousarray(mine[:, :, ::-1]), Rows(pool.images, pool.kept)
         with arithmetic("fp32", torch.device(device)):
             for space, transform in (("pixels", None), ("lowpass", low_pass)):
-                found = nearest(mine, samples, NEIGHBOURS + 1, device, transform, None, should_stop)
-                mirror = nearest(np.ascontiguousarray(mine[:, :, ::-1]), samples, NEIGHBOURS + 1, device, transform, None, should_stop)
-                both = np.sort(np.concatenate([found.distance, mirror.distance], axis=1), axis=1)[:, : NEIGHBOURS + 1]
-                made |= {f"nearest_{space}": found.distance, f"nearest_{space}_mirrored": both}
+                found, both, others = looked_up(mine, mirrored, samples, queries, first, clusters, device, transform, should_stop)
+                made |= {f"nearest_{space}": found.distance, f"nearest_{space}_mirrored": both, f"neighbours_{space}": others.distance}
                 which.append(samples.rows[found.index[:, 0]])
-                others = nearest(mine, queries, NEIGHBOURS, device, transform, lambda a, b: clusters[first:stop, None] == clusters[None, a:b], should_stop)
-                made[f"neighbours_{space}"] = others.distance
         made["nearest_sample"] = np.stack(which, axis=1)
-        return {name: _filled(values).astype(np.float32)[None] for name, values in made.items()}
+        return {name: filled(values).astype(np.float32)[None] for name, values in made.items()}
 
 
-def _filled(values):
+def to_references(mine, references, device, should_stop=None):
+    """{table of REFERENCES: float32 (1,n,20)} of some query images, uint8 (n,H,W,C). Args: references: audit.pool.Pool of pictures that are no query images."""
+    from audit.engine import arithmetic
+    from audit.probes.lowpass import low_pass
+
+    rows, made = Rows(references.images, references.kept), {}
+    with arithmetic("fp32", torch.device(device)):
+        for table, transform in zip(REFERENCES, (None, low_pass), strict=True):
+            found = nearest(np.asarray(mine), rows, NEIGHBOURS, device, transform, None, should_stop)
+            made[table] = filled(found.distance).astype(np.float32)[None]
+    return made
+
+
+def looked_up(mine, mirrored, samples, queries, first, clusters, device, transform, should_stop):
+    """The three searches of one space.
+
+    Args: mine, mirrored: query images from `first` on, and their mirror images; samples: Rows; queries: all query images; the rest: as for `measure` and
+        audit.pool.search.nearest.
+    Returns: (Found among the samples, float64 (n,21) distances of image and mirror image together, Found among the other query images).
+    """
+    own = clusters[first : first + len(mine), None]
+    found = nearest(mine, samples, NEIGHBOURS + 1, device, transform, None, should_stop)
+    mirror = nearest(mirrored, samples, NEIGHBOURS + 1, device, transform, None, should_stop)
+    both = np.sort(np.concatenate([found.distance, mirror.distance], axis=1), axis=1)[:, : NEIGHBOURS + 1]
+    return found, both, nearest(mine, queries, NEIGHBOURS, device, transform, lambda a, b: own == clusters[None, a:b], should_stop)
+
+
+def filled(values):
     """(n,K) with the last finite value of a row in place of what is missing behind it; NaN where a row has none."""
     there = np.isfinite(values)
     last = np.maximum.accumulate(np.where(there, np.arange(values.shape[1]), 0), axis=1)
@@ -59,7 +83,7 @@ def _filled(values):
     return np.where(np.isfinite(filled), filled, np.nan)
 
 
-class _Rows:
+class Rows:
     """Some rows of a memory map, read when they are asked for."""
 
     def __init__(self, images, rows):

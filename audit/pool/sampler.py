@@ -35,13 +35,14 @@ def calls_per_sample(denoiser, sampler, steps):
     return len(path_of(denoiser, sampler, steps))
 
 
-def draw(denoiser, indices, sampler="ddim", steps=50, seed=0, labels=None, should_stop=None):
+def draw(denoiser, indices, sampler="ddim", steps=50, seed=0, cond=None, should_stop=None):
     """Finished samples of a model.
 
     Args:
         denoiser: models.base.Denoiser in evaluation mode, on its device.
         indices: B ints, which samples; sampler: one of SAMPLERS; steps: of DDIM, at most T, not used by the ancestral sampler.
-        seed: of the pool; labels: int64 (B,) class per sample, None for unconditional models.
+        seed: of the pool; cond: as `predict` takes it, one for each sample: classes int64 (B,), or embeddings (B,tokens,width) of captions; None for
+            unconditional models, and for the empty prompt.
         should_stop(): asked before every step.
     Returns: uint8 (B,H,W,C), 0-255, on the CPU; latents are decoded.
     Raises: audit.engine.Stopped; CheckpointError: the sampler returned NaN or infinity (names the step).
@@ -52,7 +53,7 @@ def draw(denoiser, indices, sampler="ddim", steps=50, seed=0, labels=None, shoul
     with arithmetic("fp32", device):
         first = noise_of(seed, 0, START, latent_shape(denoiser, device))
         start = torch.stack([noise_of(seed, i, START, tuple(first.shape)) for i in indices]).to(device)
-        path, cond = path_of(denoiser, sampler, steps), None if labels is None else torch.as_tensor(labels, device=device)
+        path, cond = path_of(denoiser, sampler, steps), None if cond is None else torch.as_tensor(cond, device=device)
         if sampler == "ddim":
             x0 = ddim(denoiser, start, path, cond, should_stop)
         elif sampler == "ancestral":

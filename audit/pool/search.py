@@ -28,7 +28,7 @@ def nearest(queries, pool, k, device="cpu", transform=None, skip=None, should_st
     """The k nearest pictures of a pool for each query, by the Euclidean distance over all pixels on the scale [-1, 1].
 
     Args:
-        queries: uint8 (n,H,W,C); pool: uint8 (P,H,W,C), array or memory map; k: at least 1.
+        queries: uint8 (n,H,W,C); pool: uint8 (P,H,W,C), array or memory map; or both float32 (n,D) and (P,D), vectors as they are; k: at least 1.
         device: torch device of the products; transform(x): (B,C,H,W) float32 -> the same shape, applied to both sides before the distance (low-pass), or None.
         skip: function (first, last) -> bool (n, last - first), pairs that do not count, or None.
         should_stop(): asked before every block.
@@ -101,9 +101,11 @@ def _squares(x):
 
 
 def _vectors(pictures, transform):
-    """float32 (B,D) on the CPU, pixels k as k / 127.5 - 1."""
+    """float32 (B,D) on the CPU, pixels k as k / 127.5 - 1; a copy of what are vectors already."""
     from models.pixels import to_model_range
 
+    if pictures.dtype == np.float32:
+        return torch.from_numpy(np.array(pictures))
     x = torch.from_numpy(to_model_range(np.asarray(pictures)))
     return (x if transform is None else transform(x)).flatten(1)
 

@@ -192,7 +192,7 @@ def _failed(report):
         return []
     alike = {}
     for row in rows:
-        alike.setdefault(row["reason"], []).append(title_of(row["name"]))
+        alike.setdefault(row["reason"].removesuffix("."), []).append(title_of(row["name"]))
     listed = "; ".join(f"{', '.join(titles if len(titles) <= NAMED else [*titles[: NAMED - 1], f'{len(titles) - NAMED + 1} more'])} ({reason})" for reason, titles in alike.items())
     return [f"{len(rows)} of {len(report['attacks'])} attacks did not run: {listed}."]
 

@@ -26,17 +26,19 @@ RESTS_ON = {  # part of a result: the choices that it depends on
     "ranking": ("checkpoint", "overrides", "members", "nonmembers"),
     "plan": ("checkpoint", "overrides", "reference", "api", "preset", "attacks", "budget"),
     "costs": ("checkpoint", "overrides", "members", "nonmembers", "labels", "captions", "reference", "api", "preset"),
+    "training": ("checkpoint", "overrides", "attacks", "settings"),
     "price": ("checkpoint", "overrides", "members", "nonmembers", "labels", "captions", "reference", "api", "preset", "attacks", "budget"),
 }
 OPTIONAL = ("manifest", "reference", "labels", "captions")
-DECIDING = (*RESTS_ON["price"], "manifest")
+DECIDING = (*RESTS_ON["price"], "manifest", "settings")
 
 
-def payload(choices, preset, attacks, overrides=None, api=None, budget=None):
+def payload(choices, preset, attacks, overrides=None, api=None, budget=None, pool=None, settings=None):
     """What a check is asked.
 
     Args: choices: {key of OPTIONAL or "checkpoint" | "members" | "nonmembers": intake.Choice}; preset: key of PRESETS; attacks: canonical names, () = all;
-        overrides: {name: value} of the loader; api: as audit.api.Api.to_json, or None; budget: loss grids, or None.
+        overrides: {name: value} of the loader; api: as audit.api.Api.to_json, or None; budget: loss grids, or None;
+        pool: how many samples, or their path, or None; settings: {"surrogate": {name: value}}, or None.
     """
     return dict.fromkeys(OPTIONAL) | {key: choice.path for key, choice in choices.items()} | {
         "preset": preset,
@@ -50,6 +52,8 @@ def payload(choices, preset, attacks, overrides=None, api=None, budget=None):
         "overrides": dict(overrides or {}),
         "api": api,
         "budget": budget,
+        "pool": pool,
+        "settings": settings,
     }
 
 
@@ -114,7 +118,7 @@ class Answers:
         return self._newest(name, name)
 
     def problem(self, name):
-        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "plan", "images", "provenance" or "asked_with"."""
+        """The sentence that stands in place of a part, or "". Args: name: "checkpoint", "plan", "images", "provenance", "asked_with" or "training"."""
         return self._newest(name, f"{name}_error") or ""
 
     def _newest(self, name, field):

@@ -149,12 +149,14 @@ def choice_of(key):
 def choose(config, kind, key, label, help=None):
     """Draw the two ways to name an input and return what is chosen now.
 
-    Args: config: audit.config.Config; kind: Kind; key: "checkpoint", "reference", "members" or "nonmembers"; label, help: constant words.
+    Args: config: audit.config.Config; kind: Kind; key: "checkpoint", "reference", "members", "nonmembers" or "pool"; label, help: constant words.
     Returns: Choice; it stays readable through `choice_of` while other steps are shown.
     """
     where = st.segmented_control(label, [HERE, UPLOAD], default=HERE, required=True, key=f"new_where_{key}", help=help, persist_state="session")
     choice = _upload(config, kind, key) if where == UPLOAD else _inbox(config, kind, key)
     st.session_state[f"new_choice_{key}"] = choice
+    if choice.problem:
+        notice(f"choice_{key}", "warning", choice.problem)
     return choice
 
 

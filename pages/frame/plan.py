@@ -14,8 +14,8 @@ from audit.api import api_words
 from audit.attacks import ATTACKS
 from audit.glossary import GLOSSARY
 from audit.planner import power_head, power_lines
-from audit.request import DEFAULT_POOL_STEPS
 from audit.stats.power import planned
+from pages.frame import samples as sampled
 
 SIDES = {"members": "members", "nonmembers": "non-members"}
 DIFFERENCES = 3  # named at most
@@ -260,12 +260,15 @@ def split_reason(how, answers):
     return answers.problem("provenance")
 
 
-def start_reason(chosen, answers, used, name, price, config, how, terms_problem=""):
-    """Why the audit cannot start, or "". A price that is still being measured is no reason. Args: terms_problem: of pages.frame.terms."""
+def start_reason(chosen, answers, used, name, price, config, how, samples, problem=""):
+    """Why the audit cannot start, or "". A price that is still being measured is no reason.
+
+    Args: used: names of the listed attacks that are ticked; samples: pages.frame.samples.Samples; problem: of what the attacker sees, or of the reference.
+    """
     for key, what in (("checkpoint", "a checkpoint"), ("members", "a folder of members"), ("nonmembers", "a folder of non-members")):
         if not chosen[key].path:
             return f"Choose {what} first."
-    if problem := answers.problem("checkpoint") or answers.problem("images") or answers.problem("asked_with") or terms_problem or answers.problem("plan"):
+    if problem := answers.problem("checkpoint") or answers.problem("images") or answers.problem("asked_with") or problem or answers.problem("plan"):
         return problem
     if (info := answers.part("checkpoint")) and info["missing"]:
         return checkpoint_reason(chosen, answers)
@@ -274,8 +277,10 @@ def start_reason(chosen, answers, used, name, price, config, how, terms_problem=
     result = answers.part("self_test")
     if result and not result["passed"]:
         return self_test_words(result)[1]
-    if not used:
+    if not used and not samples.attacks:
         return "Choose at least one attack."
+    if problem := sampled.reason(samples, used):
+        return problem
     if not name:
         return "Give the audit a name."
     if price and price["disk_bytes"] > (free := shutil.disk_usage(config.home).free):
@@ -283,13 +288,13 @@ def start_reason(chosen, answers, used, name, price, config, how, terms_problem=
     return ""
 
 
-def share_words(card, share, pool=None):
+def share_words(card, share, samples):
     """`5 new calls per image · 4 s here`; `no new calls, shared with PIA`; the names of its probes before anything was measured.
 
-    Args: card: of the attack; share: audit.pricing.Share, or None; pool: samples to draw, or None.
+    Args: card: of the attack; share: audit.pricing.Share, or None; samples: pages.frame.samples.Samples.
     """
     if "pool" in card.needs:
-        return "no call per image, once the samples are drawn" if pool else "needs samples: say below how many to draw"
+        return sampled.share_words(samples)
     if share is None:
         return f"measured by {', '.join(card.probes)}"
     if share.skipped:
@@ -301,12 +306,12 @@ def share_words(card, share, pool=None):
     return f"{' and '.join(calls)} · {fmt.duration(share.seconds) if share.seconds >= 1 else 'less than a second'} here"
 
 
-def attack_table(attacks, shares_of, pool=None):
+def attack_table(attacks, shares_of, samples):
     """Each attack: use it or not, its threat model, what it adds to the price.
 
     Two lines an attack, because four columns do not fit beside the price on a small screen; a real checkbox, for one click and for the keyboard.
 
-    Args: attacks: registry; shares_of(ticked names): {attack: audit.pricing.Share}, or {} before anything was measured; pool: samples to draw, or None.
+    Args: attacks: registry; shares_of(ticked names): {attack: audit.pricing.Share}, or {} before anything was measured; samples: pages.frame.samples.Samples.
     Returns: canonical names of those ticked, in the registry's order.
     """
     used, places = [], {}
@@ -320,7 +325,7 @@ def attack_table(attacks, shares_of, pool=None):
     shares = shares_of(tuple(used))
     for name, place in places.items():
         card = attacks[name].card
-        place.text(f"{card.threat_model} · {share_words(card, shares.get(name), pool)}")
+        place.text(f"{card.threat_model} · {share_words(card, shares.get(name), samples)}")
     return tuple(used)
 
 
@@ -386,29 +391,20 @@ def name_key(choice):
     return f"new_name_{hash(choice.path)}"
 
 
-def pool_words(count, models, price):
-    """What drawing the samples adds. Args: count: of each model; models: 1, or 2 with a reference; price: of a check, or None."""
-    calls = count * models * DEFAULT_POOL_STEPS
-    each = " from the checkpoint and as many from the reference" if models == 2 else ""
-    more = f", {fmt.duration(calls * price['seconds_per_call'])} here beside the price above" if price else ""
-    return f"{fmt.count(count)} samples{each} are drawn first: {fmt.count(calls)} calls{more}"
-
-
-def summary(reference, terms, settings, plan, price=None):
+def summary(reference, terms, settings, plan, samples):
     """[(icon, sentence)] of what the audit holds beside its checkpoint, images and attacks, for a last look before Start.
 
-    Args: reference: intake.Choice; terms: of pages.frame.terms; settings: {name: value} set by the user; plan, price: parts of a check, or None.
+    Args: reference: intake.Choice; terms: of pages.frame.terms; settings: {name: value} set by the user; plan: part of a check, or None;
+        samples: pages.frame.samples.Samples.
     """
     lines = [("compare_arrows", f"Relative to the reference {reference.name}")] if reference.path else []
     if terms["api"]:
         lines.append(("api", f"Through an API that shows {api_words(terms['api'])}"))
     if terms["budget"] is not None:
         lines.append(("savings", f"Budget: {fmt.count(terms['budget'])} loss grid{'' if terms['budget'] == 1 else 's'} beyond the first"))
-    if terms["pool"]:
-        lines.append(("burst_mode", pool_words(terms["pool"], 2 if reference.path else 1, price)))
     if settings:
         lines.append(("tune", "You set " + ", ".join(f"{name} {value}" for name, value in settings.items())))
-    skipped = [name for name in (plan or {}).get("skipped", ()) if not (terms["pool"] and name in ATTACKS and "pool" in ATTACKS[name].card.needs)]
+    skipped = [name for name in (plan or {}).get("skipped", ()) if not (samples.pool and name in ATTACKS and "pool" in ATTACKS[name].card.needs)]
     if skipped:
         count = len(skipped)
         lines.append(("info", f"{fmt.count(count)} attack{'' if count == 1 else 's'} will not run, each for the reason beside it: {', '.join(map(_short, skipped))}"))
@@ -419,23 +415,27 @@ def _short(attack):
     return ATTACKS[attack].card.short if attack in ATTACKS else attack
 
 
-def command(chosen, preset, attacks, how=None, reference=None, terms=None, settings=None, said=None):
-    """The same audit on the command line, quoted for this system's shell. Args: reference, terms, settings: as in `summary`; said: {"labels" | "captions": Choice}."""
+def command(chosen, preset, attacks, how=None, reference=None, api=None, budget=None, settings=None, said=None, samples=None):
+    """The same audit on the command line, quoted for this system's shell.
+
+    Args: api, budget: of the request, or None; reference, settings, samples: as in `summary`; said: {"labels" | "captions": Choice}.
+    """
     flags = [(f"--{key}", chosen[key].path) for key in ("checkpoint", "members", "nonmembers")]
     if how and how["random"]:
         flags.append(("--randomised-split",) if how["manifest"] is None else ("--manifest", how["manifest"].path or "F"))
     flags += [(f"--{key}", choice.path) for key, choice in (said or {}).items()]
     flags += [("--reference", reference.path)] if reference and reference.path else []
     flags += [_flag(name, value) for name, value in (settings or {}).items()]
-    if terms and terms["api"]:
-        flags.append(("--api", ",".join(f"{key}={value:g}" for key, value in terms["api"].items() if value is not None)))
+    if api:
+        flags.append(("--api", ",".join(f"{key}={value:g}" for key, value in api.items() if value is not None)))
     flags += [("--preset", preset)] + ([("--attacks", ",".join(attacks))] if attacks else [])
-    flags += [("--budget", str(terms["budget"]))] if terms and terms["budget"] is not None else []
-    flags += [("--pool", str(terms["pool"]))] if terms and terms["pool"] else []
+    flags += [("--budget", str(budget))] if budget is not None else []
+    before, more = sampled.flags(samples) if samples else ([], [])
+    flags += more
     start = ("python", "-m", "audit", "run")
     if os.name == "nt":
-        return subprocess.list2cmdline([*start, *(word for flag in flags for word in flag)])
-    return " \\\n  ".join(shlex.join(part) for part in (start, *flags))
+        return "\n".join([*before, subprocess.list2cmdline([*start, *(word for flag in flags for word in flag)])])
+    return "\n".join([*before, " \\\n  ".join(shlex.join(part) for part in (start, *flags))])
 
 
 def _flag(name, value):

@@ -1,10 +1,10 @@
-"""What the attacker sees and may spend: samples of `--pool`, the API of `--api` and the budget of `--budget`, as a few controls, kept for the other steps."""
+"""What the attacker sees and may spend: the API of `--api` and the budget of `--budget`, as a few controls, kept for the other steps."""
 
 import streamlit as st
 
 from audit.api import parse_api
 from audit.errors import RequestError
-from audit.request import DEFAULT_BUDGET, LEAST_POOL, MOST_POOL
+from audit.request import DEFAULT_BUDGET
 from pages.frame.states import notice
 
 KEPT = "new_terms"
@@ -16,28 +16,20 @@ BUDGET_HELP = (
     "What attacks may cost beyond the loss grid, in loss grids, cheapest first; the others are listed as skipped. "
     f"Left empty: {DEFAULT_BUDGET} where all attacks are ticked, no limit where some are left out."
 )
-POOL_HELP = (
-    "An attacker who sees only pictures that the model generated compares the images with them. They are drawn from the checkpoint first, by DDIM, and kept for "
-    "later audits with the same settings. A few thousand show more than a few hundred; left empty, none are drawn and the attacks that need them do not run."
-)
 
 
 def terms():
-    """{"api": as audit.api.Api.to_json, or None; "budget": loss grids, or None; "pool": samples to draw, or None; "problem": one line, or ""}, as `choose` last left it."""
-    return st.session_state.get(KEPT, {"api": None, "budget": None, "pool": None, "problem": ""})
+    """{"api": as audit.api.Api.to_json, or None; "budget": loss grids, or None; "problem": one line, or ""}, as `choose` last left it."""
+    return st.session_state.get(KEPT, {"api": None, "budget": None, "problem": ""})
 
 
-def limit(asked):
-    """Loss grids that count for this choice of attacks, None = no limit. Args: asked: names, () = all."""
-    budget = terms()["budget"]
-    return budget if budget is not None or asked else DEFAULT_BUDGET
+def limit(attacks, budget):
+    """Loss grids that count, None = no limit. Args: attacks: of the request, () = all; budget: of the request, or None."""
+    return budget if budget is not None or attacks else DEFAULT_BUDGET
 
 
 def choose():
     """Draw the controls."""
-    with st.expander("Samples alone", icon=":material/burst_mode:", key="new_pool_box"):
-        look = {"placeholder": "none", "help": POOL_HELP, "persist_state": "session"}
-        pool = st.number_input("Samples to draw", min_value=LEAST_POOL, max_value=MOST_POOL, value=None, step=1000, key="new_pool", **look)
     with st.expander("API and budget", icon=":material/api:", key="new_terms_box"):
         api, problem = None, ""
         if st.checkbox("Attack only what an API shows", key="new_api", help=API_HELP, persist_state="session"):
@@ -48,7 +40,7 @@ def choose():
                 notice("api", "warning", problem)
         look = {"placeholder": "as the attacks ask", "help": BUDGET_HELP, "persist_state": "session"}
         budget = st.number_input("Budget, in loss grids", min_value=0, max_value=10_000, value=None, step=1, key="new_budget", **look)
-    st.session_state[KEPT] = {"api": api, "budget": budget, "pool": pool, "problem": problem}
+    st.session_state[KEPT] = {"api": api, "budget": budget, "problem": problem}
 
 
 def _api():

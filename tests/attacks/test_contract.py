@@ -34,7 +34,7 @@ def test_card_is_complete(name):
     card = ATTACKS[name].card
     assert card.name == name and card.threat_model in THREAT_MODELS and 0 < len(card.short) <= 12
     assert card.equation and card.source and card.weaknesses and card.probes and card.tables
-    assert all(s.choices or (s.low is not None and s.high is not None) for s in card.settings)
+    assert all(s.choices or s.text or (s.low is not None and s.high is not None) for s in card.settings)
 
 
 @pytest.mark.parametrize("name", WINDOWED)

@@ -19,7 +19,7 @@ from audit.probes import PROBES
 from audit.request import Request
 from audit.stats.power import planned, planned_mda
 from models.manifest import manifest_of
-from pages.frame import intake, plan
+from pages.frame import intake, plan, samples
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 INFO = {
@@ -623,7 +623,7 @@ def test_reference_api_and_budget_reach_the_check_the_summary_and_the_request(st
 
 def test_samples_are_priced_and_reach_the_request(store):
     app = chosen(store)
-    assert sum("needs samples: say below how many to draw" in text.value for text in app.text) == 2  # nearest and its calibrated form
+    assert sum("needs samples: say below, under Samples alone" in text.value for text in app.text) == 2  # nearest and its calibrated form
     assert "--pool" not in app.code[0].value
     app.number_input(key="new_pool").set_value(2000).run()
     assert not app.exception and sum("no call per image, once the samples are drawn" in text.value for text in app.text) == 2
@@ -634,10 +634,13 @@ def test_samples_are_priced_and_reach_the_request(store):
 
 
 def test_a_reference_draws_samples_too_and_its_attacks_are_not_called_skipped():
-    terms, base = {"api": None, "budget": None, "pool": 500, "problem": ""}, intake.Choice("/b", "base")
-    lines = plan.summary(base, terms, {}, {"skipped": {"nearest": "no samples", "gray_free": "too dear"}}, None)
-    assert lines[1][1] == "500 samples from the checkpoint and as many from the reference are drawn first: 50,000 calls"
+    terms, base, drawn = {"api": None, "budget": None, "problem": ""}, intake.Choice("/b", "base"), samples.Samples(500)
+    lines = plan.summary(base, terms, {}, {"skipped": {"nearest": "no samples", "gray_free": "too dear"}}, drawn)
     assert lines[-1][1] == "1 attack will not run, each for the reason beside it: Free run"
+    ((_, said),) = samples.summary(drawn, base, None, None)
+    assert said == "500 samples from the checkpoint and as many from the reference are drawn first: 50,000 calls"
+    ((_, said),) = samples.summary(samples.Samples(own=intake.Choice("/s", "mine")), base, None, None)
+    assert said == "Your own samples mine are compared, and as many are drawn from the reference"
 
 
 COSTS = {"probes": {name: [5, 0, 5] for name in PROBES} | {"noised": [40, 0, 40], "dime": [44, 0, 44], "gray_free": [0, 1280, 7]}, "seconds_per_call": 0.01, "images": 100}

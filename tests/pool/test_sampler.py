@@ -76,7 +76,7 @@ def test_the_path_leaves_out_what_cannot_be_measured_and_labels_reach_the_networ
     assert path_of(model, "ddim", 12)[0] == 81 and path_of(model, "ancestral", 0) == list(range(89, -1, -1)) and calls_per_sample(model, "ancestral", 0) == 90
     predict = model.predict
     model.predict = lambda xt, t, cond=None: asked.append(cond.tolist()) or predict(xt, t)
-    draw(model, range(3), "ddim", 2, labels=np.array([0, 1, 2]))
+    draw(model, range(3), "ddim", 2, cond=np.array([0, 1, 2]))
     assert asked and all(labels == [0, 1, 2] for labels in asked)
 
 
