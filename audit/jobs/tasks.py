@@ -385,9 +385,10 @@ def _affordable(opened, settings, wish):
         name: reason for name in names if name not in hidden
         for probe in ATTACKS[name].card.probes if probe in PROBES and (reason := PROBES[probe].unfit(asked))
     }  # fmt: skip
+    unfit |= {name: reason for name in names if name not in hidden | unfit and (reason := _beyond(wish["settings"].get(name, {}), len(denoiser.schedule)))}
     names = tuple(name for name in names if name not in hidden | unfit)
     if not names and unfit:
-        raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks.")
+        raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks or settings.")
     if not names:
         raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
     plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
@@ -402,6 +403,11 @@ def _affordable(opened, settings, wish):
     skipped |= hidden | unfit
     used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
     return tuple(probe for probe in PROBES if probe in used), skipped, costs
+
+
+def _beyond(fixed, length):
+    """Why an attack cannot run with these settings on a schedule of so many timesteps, or "": the nearest measured one would be far from what was asked for."""
+    return next((f"{name} is fixed at {fixed[name]:,}, beyond the last timestep {length - 1:,} of this model" for name in ("t", "keep_from") if fixed.get(name, 0) >= length), "")
 
 
 def plan_of(settings, source=TARGET):
