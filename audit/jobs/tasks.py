@@ -137,11 +137,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Probed:
-    """Batch size and what two batches cost: seconds per call (one image, one timestep), device memory in bytes or None."""
+    """Batch size and what two batches cost: seconds per call (one image, one timestep) and per call that is made once for all images, device memory in bytes or None."""
 
     batch_size: int
     seconds_per_call: float
     memory_bytes: int | None
+    seconds_per_shared_call: float
 
 
 def task(function):
@@ -496,7 +497,8 @@ def probed(opened, device, images, count, settings, said=None, others=None):
         if plan.precision != "fp32":
             check_precision(denoiser, x0, plan, cond)
         found.append(price_of(denoiser, x0, plan, device, cond))
-    return Probed(min(p.batch_size for p in found), sum(p.seconds_per_call for p in found) / len(found), found[-1].memory_bytes)
+    each, once = (sum(getattr(p, name) for p in found) / len(found) for name in ("seconds_per_call", "seconds_per_shared_call"))
+    return Probed(min(p.batch_size for p in found), each, found[-1].memory_bytes, once)
 
 
 def price_of(denoiser, x0, plan, device, cond=None):
@@ -504,7 +506,7 @@ def price_of(denoiser, x0, plan, device, cond=None):
     from audit.engine import price
 
     cost = price(denoiser, x0, plan, device, cond)
-    return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes)
+    return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes, cost.seconds_per_shared_call)
 
 
 @task

@@ -453,7 +453,8 @@ def test_a_check_answers_everything(home, pair):
     assert result["self_test"]["passed"] and set(result["self_test"]) >= {"passed", "error", "baseline", "per_t", "hint"}
     price = result["price"]
     assert price["model_calls"] == 48 * 70 + 1280 and price["calls_per_image"] == 70 and price["low"] < price["seconds"] < price["high"]
-    assert price["seconds"] == pytest.approx(price["seconds_per_call"] * 4640) and price["disk_bytes"] > 0
+    each, once = price["seconds_per_call"], result["costs"]["seconds_per_shared_call"]
+    assert price["seconds"] == pytest.approx(each * 48 * 70 + once * 1280) and each != once > 0 and price["disk_bytes"] > 0
     assert not list(home.tmp.iterdir())
 
 
