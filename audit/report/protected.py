@@ -78,7 +78,8 @@ def note(found):
     images = found["images"]
     relative = " Scores are relative to the reference." if found["relative_to_reference"] else ""
     settings = sum(entry["api"] is not None for entry in _done(found))
-    return f"{CAPTION} p after Holm over the {fmt.count(settings)} APIs of one attack. n = {fmt.count(images['members'])} members + {fmt.count(images['nonmembers'])} non-members of the held-out images.{relative}"
+    holm = f"p after Holm over the {fmt.count(settings)} APIs of one attack."
+    return f"{CAPTION} {holm} n = {fmt.count(images['members'])} members + {fmt.count(images['nonmembers'])} non-members of the held-out images.{relative}"
 
 
 def lines(found):
