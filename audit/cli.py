@@ -317,10 +317,17 @@ def _store():
     return Store(config.home)
 
 
+def _on_device(store):
+    """All jobs that measure something, newest first."""
+    from audit.jobs.store import ON_DEVICE
+
+    return [job for job in store.list(None) if job.kind in ON_DEVICE]
+
+
 def _jobs(args):
-    jobs = _store().list()
+    jobs = _on_device(_store())
     if args.json:
-        fields = ("id", "name", "state", "folder", "created", "finished", "error", "result")
+        fields = ("id", "kind", "name", "state", "folder", "created", "finished", "error", "result")
         print(json.dumps([{f: getattr(job, f) for f in fields} for job in jobs], indent=1))
         return OK
     for job in jobs:
@@ -334,7 +341,7 @@ def _cancel(args):
     from audit.errors import JobError
 
     store = _store()
-    found = [job for job in store.list() if job.id.startswith(args.id)]
+    found = [job for job in _on_device(store) if job.id.startswith(args.id)]
     if len(found) != 1:
         raise JobError(f"{len(found)} jobs begin with {args.id!r}. Expected one: see python -m audit jobs.")
     store.request_cancel(found[0].id)

@@ -426,13 +426,15 @@ def find_batch_size(denoiser, plan, device, budget_s=PROBE_BUDGET_S):
 @dataclass(frozen=True)
 class Price:
     """What measuring costs here: seconds_per_call (one image, one timestep, one draw), batch_size it holds for, calls_per_image of the plan, device type,
-    memory_bytes: largest memory so far of the device (CUDA) or of this process (CPU), None where the system does not tell."""
+    memory_bytes: largest memory so far of the device (CUDA) or of this process (CPU), None where the system does not tell; seconds_per_shared_call: of those calls
+    that are made once for all images, whose batches are smaller."""
 
     seconds_per_call: float
     batch_size: int
     calls_per_image: int
     device: str
     memory_bytes: int | None
+    seconds_per_shared_call: float = 0.0
 
 
 def price(denoiser, x0, plan, device, cond=None):
@@ -449,7 +451,19 @@ def price(denoiser, x0, plan, device, cond=None):
         size = _halved(size, device)
     probe, own = _timed(plan)
     calls = 2 * rows_at_once(probe, size) * probe.row_calls(_measured(probe, own, denoiser), own.draws, len(denoiser.schedule))
-    return Price(sum(took) / max(1, calls), size, calls_per_image(plan, denoiser), device.type, _peak_memory(device))
+    shared = _shared_price(denoiser, x0, plan, device, cond, size)
+    return Price(sum(took) / max(1, calls), size, calls_per_image(plan, denoiser), device.type, _peak_memory(device), shared)
+
+
+def _shared_price(denoiser, x0, plan, device, cond, fits):
+    """Seconds of one of the calls that a plan makes once for all images, 0 where it makes none. Args: fits: a batch size that memory is large enough for."""
+    once = {name: count for name in plan.probes if (count := shared_calls(replace(plan, probes=(name,)), denoiser))}
+    seconds, total = _timer(denoiser, _as_noised(plan), device, x0, cond) if once else None, 0.0
+    for name, count in once.items():
+        size = min(fits, PROBES[name].SHARED_AT_ONCE)
+        seconds(size)  # warms up
+        total += count * sum(seconds(size) for _ in range(2)) / (2 * size)
+    return total / max(1, sum(once.values()))
 
 
 def _peak_memory(device):

@@ -25,7 +25,8 @@ def shares(costs, asked, budget, api=False):
     """{attack: Share} of every registered attack.
 
     Args:
-        costs: the `costs` of a check: probes ({probe: [network calls of one image, calls made once, what the budget counts per image]}), seconds_per_call, images.
+        costs: the `costs` of a check: probes ({probe: [network calls of one image, calls made once, what the budget counts per image]}), seconds_per_call,
+            seconds_per_shared_call, images.
         asked: canonical names that are ticked; budget: loss grids beyond the first, None = no limit; api: the model is seen through one.
     """
     counted = {probe: cost[2] for probe, cost in costs["probes"].items()}
@@ -40,7 +41,7 @@ def shares(costs, asked, budget, api=False):
         probes = ATTACKS[name].card.probes
         new = [probe for probe in probes if probe not in payers]
         calls, once = (sum(costs["probes"][probe][k] for probe in new) for k in (0, 1))
-        seconds = (calls * costs["images"] + once) * costs["seconds_per_call"]
+        seconds = calls * costs["images"] * costs["seconds_per_call"] + once * costs["seconds_per_shared_call"]
         found[name] = Share(calls, once, seconds, "" if new else payers[probes[0]], skipped.get(name, "") if name in asked else "")
         if name in running:
             payers |= dict.fromkeys(new, name)

@@ -15,10 +15,10 @@ from audit.attacks import ATTACKS, as_run, filtered_probes
 from audit.errors import AttackError, RequestError, RunFolderError
 from audit.sources import REFERENCE
 from audit.stats.evaluate import evaluate
-from audit.stats.paired import paired_difference
+from audit.stats.paired import holm, paired_difference
 from audit.stats.streams import stream
 
-FILE, SCHEMA_VERSION = "protections.json", 1
+FILE, SCHEMA_VERSION = "protections.json", 2
 SWEEP = (None, Api(), Api(bits=6), Api(bits=4), Api(noise=0.01), Api(noise=0.03), Api(noise=0.1), Api(jpeg=95), Api(jpeg=75), Api(steps=100), Api(steps=20), Api(steps=10))
 IMAGES, LEAST_IMAGES, MOST_IMAGES = 300, 40, 1000
 
@@ -134,6 +134,18 @@ def row_of(api, shown, calls, scores, failed, bare, is_member, clusters=None):
     return entry(api, "done", None, calls, rows)
 
 
+def adjusted(sweep):
+    """The entries of a whole sweep with p_value of each change after Holm over all APIs that this attack was measured through; what it was before is p_unadjusted."""
+    changes = {}
+    for row in (row for entry in sweep for row in entry["attacks"]):
+        if row.get("difference"):
+            changes.setdefault(row["name"], []).append(row["difference"])
+    for found in changes.values():
+        for change, p in zip(found, holm([change["p_value"] for change in found]), strict=True):
+            change |= {"p_value": p, "p_unadjusted": change["p_value"]}
+    return sweep
+
+
 def entry(api, status, reason, calls=0, attacks=()):
     """An entry of `sweep`, also of an API that could not be shown."""
     return {"api": api and api.to_json(), "shows": words_of(api), "status": status, "reason": reason, "model_calls": calls, "attacks": list(attacks)}
@@ -158,6 +170,7 @@ def in_full(api):
 def sources(tables):
     """Whether both models were measured. Args: tables: names."""
     return any(name.startswith(REFERENCE) for name in tables)
+
 
 def read(folder):
     """The content of a run folder's protections.json, or None where there is none. Raises RunFolderError: it cannot be read."""

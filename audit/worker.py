@@ -91,7 +91,7 @@ def _work(config, log):
     if told or not driver.home_is_there:
         return False
     (config.home / "worker.json").unlink(missing_ok=True)
-    return any(Store(config.home).counts(kind)[1] for kind in KINDS)
+    return bool(Store(config.home).counts(*KINDS)[1])
 
 
 def device_words(config):

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from audit.jobs import launch
+from audit.jobs.store import ON_DEVICE
 from pages.frame import config as settings
 from pages.frame import first_visit, go, heading, notice, store
 from pages.frame import jobs as cards
@@ -16,21 +17,21 @@ from pages.frame import jobs as cards
 
 def main():
     """Filter, cards of what is open or went wrong, table of what is done."""
-    config, everything = settings(), store().list()
+    config, everything, sweeps = settings(), store().list(), open_sweeps()
     heading("Runs", "Audits live in a separate worker: closing this tab stops nothing.")
     if message := st.session_state.pop("runs_toast", None):
         st.toast(message, icon=":material/check:")
     if error := st.session_state.pop("runs_error", None):
         notice("runs", "error", error)
-    if not everything:
+    if not everything and not sweeps:
         first_visit()
         return
     show = _filter()
-    active = open_jobs(everything)
+    active = open_jobs([*everything, *sweeps])
     if active and not launch.worker_status(config).alive:
         launch.ensure_worker(config)  # whoever opens this page replaces a worker that died
     shown = [job for job in everything if job.state in cards.FILTERS[show]]
-    if not shown:
+    if not shown and not (sweeps and show == "Running"):
         st.text(cards.NOTHING[show])
     if show in ("All", "Running"):
         st.fragment(live, run_every=1.0 if active else None)(config, active)
@@ -39,7 +40,7 @@ def main():
             cards.card(job, config)
     _finished([job for job in shown if job.state == "done"])
     wanted = st.session_state.get("runs_dialog", (None, None))[1]
-    cards.draw_dialog(config, next((job for job in everything if job.id == wanted), None))
+    cards.draw_dialog(config, next((job for job in [*everything, *sweeps] if job.id == wanted), None))
 
 
 def _filter():
@@ -48,6 +49,11 @@ def _filter():
         if st.button("New audit", type="primary", icon=":material/add_circle:", key="runs_new"):
             go("new")
     return show or "All"
+
+
+def open_sweeps():
+    """Sweeps over protections that run or wait. What became of one stands on page Which attack? of its run."""
+    return [job for job in store().list("protections") if job.active]
 
 
 def open_jobs(jobs):
@@ -61,11 +67,11 @@ def live(config, active):
     Args: config: Config; active: the `open_jobs` that the rest of the page was drawn with.
     """
     listed = store()
-    jobs = [job for job in listed.list() if job.active]
+    jobs = [*(job for job in listed.list() if job.active), *open_sweeps()]
     if open_jobs(jobs) != active:
         st.rerun()
     status = launch.worker_status(config)
-    waiting = sorted((job for job in jobs if job.state == "queued"), key=lambda job: job.created)
+    waiting = sorted((job for job in jobs if job.state == "queued"), key=lambda job: (ON_DEVICE.index(job.kind), job.created))
     checks = listed.list("check") if waiting else ()
     for job in [job for job in jobs if job.state != "queued"] + waiting:
         cards.card(job, config, status, checks, listed.queue_position(job.id) if job.state == "queued" else None)

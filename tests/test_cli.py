@@ -14,7 +14,9 @@ from audit.attacks import ATTACKS
 from audit.cli import _parser, main
 from audit.cli_progress import print_result
 from audit.cli_request import request_from
+from audit.config import load
 from audit.errors import RequestError, RunFolderError
+from audit.jobs.store import Store
 from audit.report.run import open_run
 from audit.request import Request
 
@@ -306,3 +308,13 @@ def test_inspect_says_what_is_missing_and_compares_usual_values_on_pictures(tmp_
     assert sorted(name for name, _ in found["ranking"]["ratios"]) == ["prediction_type epsilon", "prediction_type sample", "prediction_type v_prediction"]
     assert main([*given, "--prediction-type", "sample", "--images", str(tmp_path / "pictures.npz")]) == 0
     assert "images: nothing is missing" in capsys.readouterr().out
+
+
+def test_the_queue_lists_and_cancels_sweeps_beside_audits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AUDIT_HOME", str(tmp_path / "home"))
+    store = Store(load().prepare_home().home)
+    ids = [store.submit(kind, f"{kind} of x", {}, "1", str(tmp_path))[0].id for kind in ("audit", "check", "protections")]
+    assert main(["jobs", "--json"]) == 0
+    assert {(job["id"], job["kind"]) for job in json.loads(capsys.readouterr().out)} == {(ids[0], "audit"), (ids[2], "protections")}
+    assert main(["cancel", ids[2]]) == 0 and [store.get(id).state for id in ids] == ["queued", "queued", "cancelled"]
+    assert main(["cancel", ids[1]]) == 2

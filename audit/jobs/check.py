@@ -227,7 +227,7 @@ class Check:
         if priced is not None:
             kind = "cpu" if on_cpu else wanted
             images, at_once = counted["members"] + counted["nonmembers"], self.engine.workers if kind != "cpu" else 1
-            costs = {"probes": self.facts.costs, "seconds_per_call": priced.seconds_per_call / at_once, "images": images}
+            costs = {"probes": self.facts.costs, "seconds_per_call": priced.seconds_per_call / at_once, "seconds_per_shared_call": priced.seconds_per_shared_call, "images": images}
             self._say(price=self._price(priced, images, at_once, kind), costs=costs)
 
     def _training(self):
@@ -246,7 +246,7 @@ class Check:
 
     def _price(self, probed, images, at_once, kind):
         calls = self.facts.calls(images)
-        seconds = calls * probed.seconds_per_call / at_once
+        seconds = images * self.facts.calls_per_image * probed.seconds_per_call / at_once + self.facts.shared_calls * probed.seconds_per_shared_call
         shape, plan = self.shape, self.facts.plan
         return {
             "seconds": seconds, "low": seconds * (1 - PRICE_RANGE), "high": seconds * (1 + PRICE_RANGE), "model_calls": calls, "calls_per_image": self.facts.calls_per_image,

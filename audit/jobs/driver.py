@@ -14,14 +14,13 @@ from audit.jobs.check import Check
 from audit.jobs.cluster import EngineLost, Engines, TaskKilled
 from audit.jobs.protect import Protections
 from audit.jobs.steps import Audit, TaskFailed
-from audit.jobs.store import MAX_ATTEMPTS, Store
+from audit.jobs.store import MAX_ATTEMPTS, ON_DEVICE, Store
 from audit.jobs.ticket import Cancelled, LeaseLost, ShuttingDown, Ticket
 from models.errors import ModelError
 
 HEARTBEAT_S = 0.4  # twice as often as the lease asks, so that a cancel reaches the device within half a second
 IDLE_POLL_S = 0.3
 STEPS = {"audit": Audit, "protections": Protections, "check": Check}
-ON_DEVICE = ("audit", "protections")  # one at a time; checks are answered beside them
 
 log = logging.getLogger("audit.worker")
 

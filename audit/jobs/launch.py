@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from audit.errors import HomeError
-from audit.jobs.store import Store
+from audit.jobs.store import ON_DEVICE, Store
 
 START_AGAIN_S = 5.0  # Python needs a moment to reach the lock; a worker that cannot start is not tried more often
 LOG_TAIL_LINES = 20
@@ -78,7 +78,7 @@ def worker_alive(config):
 def worker_status(config):
     """WorkerStatus of this home; starts nothing."""
     alive = worker_alive(config)
-    running, waiting = Store(config.home).counts() if config.home.is_dir() else (0, 0)
+    running, waiting = Store(config.home).counts(*ON_DEVICE) if config.home.is_dir() else (0, 0)
     return WorkerStatus(alive, _device_words(config) if alive else "", running, waiting, log_tail(config))
 
 

@@ -121,4 +121,4 @@ class Protections:
             share = (number + 1) / len(protections.SWEEP)
             self.ticket.update(done_images=count * (number + 1), done_shards=number + 1, done_calls=done, total_calls=max(done, round(done / share)))
         self.ticket.remove_flag(flag)
-        return rows
+        return protections.adjusted(rows)

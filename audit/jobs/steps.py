@@ -181,6 +181,7 @@ class Audit:
         if self.surrogate is None:
             self.failed = dict.fromkeys(names, reason)
             return
+        self.failed = {surrogate.PREFIX + name: reason for name, reason in self.surrogate.facts.skipped.items()}
         self.place = surrogate.beside(self.place, self.surrogate)
         self.others = {SURROGATE: self.surrogate.facts.plan}
         self.facts = tasks.joined(self.facts, self.surrogate.facts, SURROGATE)

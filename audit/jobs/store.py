@@ -20,6 +20,7 @@ ACTIVE = ("queued", "running", "finalising")
 OWNED = ("running", "finalising")
 CLOSED = ("done", "failed", "cancelled")
 KINDS = ("audit", "check", "protections")
+ON_DEVICE = ("audit", "protections")  # one at a time, all of the first kind before the second; checks are answered beside them
 HEARTBEAT_S = 1.0
 STALE_S = 15.0
 MAX_ATTEMPTS = 3
@@ -238,7 +239,7 @@ class Store:
                 raise JobError(f"Job {job.id} is {job.state}. Cancel it before deleting it.")
             folder = Path(job.folder) if job.folder else None
             # the row comes from a file that others may have damaged: only what carries our request is a run folder
-            if folder is not None and folder.is_absolute() and not folder.is_symlink() and (folder / "request.json").is_file():
+            if job.kind == "audit" and folder is not None and folder.is_absolute() and not folder.is_symlink() and (folder / "request.json").is_file():
                 try:
                     shutil.rmtree(folder)
                 except OSError as error:
@@ -252,12 +253,15 @@ class Store:
             return None
         with self._open() as db:
             before = db.execute("SELECT COUNT(*) FROM jobs WHERE kind=? AND state='queued' AND created < ?", (job.kind, job.created)).fetchone()[0]
+            for kind in ON_DEVICE[: ON_DEVICE.index(job.kind)] if job.kind in ON_DEVICE else ():
+                before += db.execute("SELECT COUNT(*) FROM jobs WHERE kind=? AND state='queued'", (kind,)).fetchone()[0]
         return before + 1
 
-    def counts(self, kind="audit"):
-        """(running, waiting) jobs of a kind."""
+    def counts(self, *kinds):
+        """(running, waiting) jobs of some kinds."""
         with self._open() as db:
-            rows = dict(db.execute("SELECT state, COUNT(*) FROM jobs WHERE kind=? GROUP BY state", (kind,)).fetchall())
+            marks = ",".join("?" * len(kinds))
+            rows = dict(db.execute(f"SELECT state, COUNT(*) FROM jobs WHERE kind IN ({marks}) GROUP BY state", kinds).fetchall())
         return rows.get("running", 0) + rows.get("finalising", 0), rows.get("queued", 0)
 
     @staticmethod

@@ -137,11 +137,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Probed:
-    """Batch size and what two batches cost: seconds per call (one image, one timestep), device memory in bytes or None."""
+    """Batch size and what two batches cost: seconds per call (one image, one timestep) and per call that is made once for all images, device memory in bytes or None."""
 
     batch_size: int
     seconds_per_call: float
     memory_bytes: int | None
+    seconds_per_shared_call: float
 
 
 def task(function):
@@ -385,9 +386,10 @@ def _affordable(opened, settings, wish):
         name: reason for name in names if name not in hidden
         for probe in ATTACKS[name].card.probes if probe in PROBES and (reason := PROBES[probe].unfit(asked))
     }  # fmt: skip
+    unfit |= {name: reason for name in names if name not in hidden | unfit and (reason := _beyond(wish["settings"].get(name, {}), len(denoiser.schedule)))}
     names = tuple(name for name in names if name not in hidden | unfit)
     if not names and unfit:
-        raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks.")
+        raise RequestError(f"None of the attacks asked for can run on this model: {next(iter(unfit.values()))}. Name other attacks or settings.")
     if not names:
         raise RequestError(f"--api leaves none of the attacks asked for: {WHITE_BOX}. Name gray-box ones, or leave --api out.")
     plan = engine.MeasurePlan(**settings, probes=tuple(PROBES), own=engine.own_grids(tuple(PROBES), denoiser.schedule, settings["draws"]))
@@ -402,6 +404,11 @@ def _affordable(opened, settings, wish):
     skipped |= hidden | unfit
     used = {probe for name in chosen for probe in ATTACKS[name].card.probes} | set(wish["also"])
     return tuple(probe for probe in PROBES if probe in used), skipped, costs
+
+
+def _beyond(fixed, length):
+    """Why an attack cannot run with these settings on a schedule of so many timesteps, or "": the nearest measured one would be far from what was asked for."""
+    return next((f"{name} is fixed at {fixed[name]:,}, beyond the last timestep {length - 1:,} of this model" for name in ("t", "keep_from") if fixed.get(name, 0) >= length), "")
 
 
 def plan_of(settings, source=TARGET):
@@ -490,7 +497,8 @@ def probed(opened, device, images, count, settings, said=None, others=None):
         if plan.precision != "fp32":
             check_precision(denoiser, x0, plan, cond)
         found.append(price_of(denoiser, x0, plan, device, cond))
-    return Probed(min(p.batch_size for p in found), sum(p.seconds_per_call for p in found) / len(found), found[-1].memory_bytes)
+    each, once = (sum(getattr(p, name) for p in found) / len(found) for name in ("seconds_per_call", "seconds_per_shared_call"))
+    return Probed(min(p.batch_size for p in found), each, found[-1].memory_bytes, once)
 
 
 def price_of(denoiser, x0, plan, device, cond=None):
@@ -498,7 +506,7 @@ def price_of(denoiser, x0, plan, device, cond=None):
     from audit.engine import price
 
     cost = price(denoiser, x0, plan, device, cond)
-    return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes)
+    return Probed(cost.batch_size, cost.seconds_per_call, cost.memory_bytes, cost.seconds_per_shared_call)
 
 
 @task

@@ -45,6 +45,7 @@ class Probe:
         NOISES_PER_DRAW: pictures of noise behind one draw of the tables (ROW "image").
         WIDTH: images with which one row would best ask the network at once: batches get so many times fewer rows.
         CALLS_PER_ROW: network calls of one row, where `row_calls` says nothing else.
+        SHARED_AT_ONCE: images of one network call among those that are made once for all images.
         FILTERED: tables that `low_passed` adds at no call; empty where no distance is filtered. low: whether this one makes them.
         OF_TARGET: its numbers are no score of a model: with a reference they are measured once, on the target.
         SECOND: a function pictures (B,C,H,W) -> pictures of the same shape: latent models get those encoded too, as Rows.second. None for most.
@@ -59,6 +60,7 @@ class Probe:
     NOISES_PER_DRAW = 1
     WIDTH = 1
     CALLS_PER_ROW = 1
+    SHARED_AT_ONCE = 1
     OF_TARGET = False
     EXACT = False
     SECOND = None

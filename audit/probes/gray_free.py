@@ -29,6 +29,7 @@ class GrayFree(Probe):
     DRAWS = 2
     NOISES_PER_DRAW = 32
     CALLS_PER_ROW = 0
+    SHARED_AT_ONCE = AT_ONCE
     EXACT = True
 
     def __init__(self):

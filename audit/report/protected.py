@@ -59,9 +59,9 @@ def cell(entry, name, measure, images):
 
 
 def table(found, run, measure="AUC", attacks=None):
-    """(heads, rows) as text: what is shown, then one column an attack, then by how much the first of them changed against no API with its p."""
+    """(heads, rows) as text: what is shown, then one column an attack, then by how much the first of them changed against no API with its p after Holm."""
     names = leading(found, run)[:attacks]
-    heads = ["the API shows", *(series.card(name)[0] for name in names), *([f"{series.card(names[0])[0]}: change of AUC", "p"] if names else [])]
+    heads = ["the API shows", *(series.card(name)[0] for name in names), *([f"{series.card(names[0])[0]}: change of AUC", "p, Holm"] if names else [])]
     rows = []
     for entry in found["sweep"]:
         if entry["status"] != "done":
@@ -77,7 +77,9 @@ def note(found):
     """n, and what was held fixed."""
     images = found["images"]
     relative = " Scores are relative to the reference." if found["relative_to_reference"] else ""
-    return f"{CAPTION} n = {fmt.count(images['members'])} members + {fmt.count(images['nonmembers'])} non-members of the held-out images.{relative}"
+    settings = sum(entry["api"] is not None for entry in _done(found))
+    holm = f"p after Holm over the {fmt.count(settings)} APIs of one attack."
+    return f"{CAPTION} {holm} n = {fmt.count(images['members'])} members + {fmt.count(images['nonmembers'])} non-members of the held-out images.{relative}"
 
 
 def lines(found):
@@ -88,7 +90,8 @@ def lines(found):
         said.append(f"{head}: skipped, {entry['reason']}" if entry["status"] != "done" else head)
         for row in entry["attacks"]:
             change = row.get("difference")
-            by = f", {fmt.difference(change['value'], change['low'], change['high'])} against no API" if change else ""
+            p = f", {fmt.p_value(change['p_value'])}" if change and change["p_value"] is not None else ""
+            by = f", {fmt.difference(change['value'], change['low'], change['high'])} against no API{p}" if change else ""
             said.append(f"  {series.card(row['name'])[1]}: " + (f"AUC {fmt.value_interval(row['auc'])}{by}" if row["status"] == "done" else f"failed: {row['reason']}"))
     return [*said, note(found)]
 

@@ -56,7 +56,7 @@ def progress_words(job):
     """`Noised probe · shard 21 of 50 · 1,680 of 4,000 images`: parts that are not known yet are left out."""
     parts = [job.phase or "Starting"]
     if job.total_shards and job.state == "running":
-        parts.append(f"shard {min(job.done_shards + 1, job.total_shards)} of {job.total_shards}")
+        parts.append(f"{'API' if job.kind == 'protections' else 'shard'} {min(job.done_shards + 1, job.total_shards)} of {job.total_shards}")
     if job.total_images:
         parts.append(f"{fmt.count_of(job.done_images or 0, job.total_images)} images")
     return " · ".join(parts)
@@ -82,17 +82,18 @@ def ended_words(job):
 
 def started_words(job, device):
     """`started 02:31 · quick preset · CPU`."""
-    parts = [f"started {fmt.clock(job.started)}" if job.started else "starting", f"{job.request.get('preset', 'standard')} preset", device]
+    what = "sweep over protections" if job.kind == "protections" else f"{job.request.get('preset', 'standard')} preset"
+    parts = [f"started {fmt.clock(job.started)}" if job.started else "starting", what, device]
     return " · ".join(part for part in parts if part)
 
 
 def expected_seconds(job, checks):
     """Seconds that a waiting job should take, from the newest check that priced the same audit here; None where none did.
 
-    Args: job: an audit; checks: jobs of kind "check".
+    Args: job: an audit, or a sweep, which no check prices; checks: jobs of kind "check".
     """
     same = ("checkpoint", "members", "nonmembers", "preset", "timesteps", "draws", "attacks", "overrides", "reference", "api", "budget")
-    for check in checks:
+    for check in checks if job.kind == "audit" else ():
         price = (check.result or {}).get("price")
         if price and all(check.request.get(name) == job.request.get(name) for name in same):
             return price["seconds"] * (1 - (job.fraction or 0))

@@ -1,6 +1,7 @@
 """The engine: batches, stopping, memory, precision, and the two short measurements before a run."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -343,6 +344,17 @@ def test_a_price_from_two_batches_is_their_mean(monkeypatch):
     took = iter([9.0, 1.0, 3.0])  # the first only warms up
     monkeypatch.setattr(engine, "_timer", lambda *_: lambda size: next(took))
     assert price(denoiser(), images(3), MeasurePlan(STEPS, batch_size=8), CPU).seconds_per_call == pytest.approx(4 / 16)
+
+
+def test_calls_made_once_are_priced_in_batches_of_their_own_size(monkeypatch):
+    """A generation asks about 8 pictures at a time: at the speed of a large batch it would take half as long as it does."""
+    plans = []
+    monkeypatch.setattr(engine, "_timer", lambda model, plan, *_: plans.append(plan) or (lambda size: 0.01 + size * 1e-3))
+    plan = MeasurePlan(STEPS, probes=("noised", "gray_free"), own=engine.own_grids(("gray_free",), denoiser().schedule, 1), batch_size=50)
+    found = price(denoiser(), images(3), plan, CPU)
+    assert found.seconds_per_call == pytest.approx(0.06 / 50) and found.seconds_per_shared_call == pytest.approx(0.018 / 8) and plans[-1].probes == ("noised",)
+    assert price(denoiser(), images(3), replace(plan, batch_size=4), CPU).seconds_per_shared_call == pytest.approx(0.014 / 4)
+    assert price(denoiser(), images(3), MeasurePlan(STEPS, batch_size=50), CPU).seconds_per_shared_call == 0
 
 
 def test_a_model_without_a_measurable_timestep_cannot_be_priced():

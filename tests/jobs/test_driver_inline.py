@@ -124,6 +124,19 @@ def test_attacks_beyond_the_budget_are_not_measured_and_say_why(home, request_fo
     assert failed.state == "failed" and failed.error.startswith("--budget 1 has room for none of the attacks asked for: over the budget")
 
 
+@pytest.mark.parametrize("api", [None, "steps=20"])
+def test_a_step_beyond_the_schedule_skips_its_attack_with_the_reason_and_the_others_go_on(api, home, request_for):
+    last = 19 if api else 199  # through an API timesteps count the steps that it shows
+    fixed = {"pia": {"t": last + 1}, "secmi": {"t": last}, "gray_intermediate": {"keep_from": 5000}}
+    job = run(home, request_for(attacks=("gray_intermediate", "pia", "secmi", "sima"), settings=fixed, api=api))
+    rows = {row["name"]: row for row in json.loads((Path(job.folder) / "report.json").read_text())["attacks"]}
+    assert (rows["pia"]["status"], rows["pia"]["reason"]) == ("skipped", f"t is fixed at {last + 1}, beyond the last timestep {last} of this model")
+    assert (rows["gray_intermediate"]["status"], rows["gray_intermediate"]["reason"]) == ("skipped", f"keep_from is fixed at 5,000, beyond the last timestep {last} of this model")
+    assert {name for name, row in rows.items() if row["status"] == "done"} == {"secmi", "sima"} and rows["secmi"]["settings"]["t"] <= last // 10 + 1
+    alone = run(home, request_for(attacks=("pia",), settings=fixed, api=api))
+    assert alone.state == "failed" and alone.done_calls == 0 and alone.error.startswith("None of the attacks asked for can run on this model: t is fixed at")
+
+
 @pytest.mark.slow
 def test_cut_size_changes_nothing_that_matters(home, request_for, monkeypatch, tmp_path):
     one = run(home, request_for())
@@ -440,7 +453,8 @@ def test_a_check_answers_everything(home, pair):
     assert result["self_test"]["passed"] and set(result["self_test"]) >= {"passed", "error", "baseline", "per_t", "hint"}
     price = result["price"]
     assert price["model_calls"] == 48 * 70 + 1280 and price["calls_per_image"] == 70 and price["low"] < price["seconds"] < price["high"]
-    assert price["seconds"] == pytest.approx(price["seconds_per_call"] * 4640) and price["disk_bytes"] > 0
+    each, once = price["seconds_per_call"], result["costs"]["seconds_per_shared_call"]
+    assert price["seconds"] == pytest.approx(each * 48 * 70 + once * 1280) and each != once > 0 and price["disk_bytes"] > 0
     assert not list(home.tmp.iterdir())
 
 

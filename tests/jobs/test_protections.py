@@ -14,6 +14,7 @@ from audit.jobs.store import Store
 from audit.report import html, protected
 from audit.report.run import open_run
 from audit.request import Request
+from audit.stats.paired import holm
 from tests.jobs.test_driver_inline import driver, no_background_worker, run  # noqa: F401, the fixture acts by being here
 
 SWEEP = (None, Api(), Api(noise=0.5), Api(steps=10), Api(steps=1000))
@@ -55,6 +56,11 @@ def test_a_sweep_measures_the_runs_attacks_again_and_writes_what_each_api_leaves
         for row in entry["attacks"]:
             if row["status"] == "done":
                 assert row["difference"]["value"] == pytest.approx(row["auc"]["value"] - bare[row["name"]]["auc"]["value"])
+    for name in names:  # each attack's changes were looked at together
+        changes = [row["difference"] for e in found["sweep"][1:4] for row in e["attacks"] if row["name"] == name and row["status"] == "done"]
+        assert len(changes) >= 2 and [c["p_value"] for c in changes] == holm([c["p_unadjusted"] for c in changes])
+    assert any(c["p_value"] > c["p_unadjusted"] for e in found["sweep"] for row in e["attacks"] if (c := row.get("difference")) and c["p_value"] is not None)
+    assert "p after Holm over the 3 APIs" in protected.note(found) and any(", p " in line for line in protected.lines(found))
     ten = {row["name"]: row["settings"] for row in found["sweep"][3]["attacks"]}
     assert all(settings.get("t", 0) <= 9 and settings.get("keep_until", 0) <= 9 for settings in ten.values())
     document = html.render(opened)

@@ -169,6 +169,16 @@ def test_delete_takes_the_run_folder_but_never_another_folder(store, tmp_path):
     assert not run.exists() and (foreign / "file").exists()
 
 
+def test_to_delete_a_sweep_leaves_the_run_that_it_swept(store, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "request.json").write_text("{}")
+    job, _ = store.submit("protections", "protections of run", {}, "1", str(folder))
+    store.request_cancel(job.id)
+    store.delete(job.id)
+    assert folder.exists() and store.get(job.id) is None
+
+
 def test_a_folder_that_cannot_be_made_leaves_no_row(store):
     def refuse():
         raise JobError("no")

@@ -1,6 +1,7 @@
 """Whole jobs with a surrogate: trained as a step of the audit, kept, measured beside the target or without one, its failure its attacks' alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_it_is_kept_for_the_next_audit_and_numbers_come_back_without_it(home, as
     before = (Path(job.folder) / "report.json").read_bytes()
     analyse(job.folder)
     assert (Path(job.folder) / "report.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_step_beyond_its_own_schedule_costs_the_attack_on_the_surrogate_alone(home, asking):
+    request = asking(attacks=("sima", "surrogate_pia", "surrogate_sima"))
+    request = replace(request, settings=request.settings | {"surrogate_pia": {"t": 60}, "sima": {"t": 60}})
+    rows = {row["name"]: row for row in report_of(run(home, request))["attacks"]}
+    assert {name: row["status"] for name, row in rows.items()} == {"sima": "done", "surrogate_pia": "failed", "surrogate_sima": "done"}
+    assert rows["surrogate_pia"]["reason"] == "t is fixed at 60, beyond the last timestep 59 of this model"
 
 
 @pytest.mark.slow

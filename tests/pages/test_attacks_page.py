@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from audit import format as fmt
+from audit import protections
 from audit.attacks import ATTACKS
 from audit.jobs import launch, submit
 from audit.jobs.store import Store
@@ -265,7 +266,8 @@ def sweep_of(run):
 
     sweep = [entry(None, "no API", 0), entry({"steps": None, "bits": 4, "noise": 0.0, "jpeg": None}, "4-bit pictures", 0.2)]
     sweep.append({"api": {"steps": 10, "bits": 8, "noise": 0.0, "jpeg": None}, "shows": "10 steps", "status": "skipped", "reason": "too many", "model_calls": 0, "attacks": []})
-    made = {"schema_version": 1, "run": run.report["run"]["id"], "checkpoint": run.report["checkpoint"]["sha256"], "created": "2026-01-01T00:00:00Z", "seed": 0}
+    made = {"schema_version": protections.SCHEMA_VERSION, "run": run.report["run"]["id"], "checkpoint": run.report["checkpoint"]["sha256"]}
+    made |= {"created": "2026-01-01T00:00:00Z", "seed": 0}
     return made | {"images": {"members": 150, "nonmembers": 150}, "relative_to_reference": False, "sweep": sweep, "model_calls": 20, "seconds": 1.0}
 
 

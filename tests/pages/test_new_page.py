@@ -643,7 +643,8 @@ def test_a_reference_draws_samples_too_and_its_attacks_are_not_called_skipped():
     assert said == "Your own samples mine are compared, and as many are drawn from the reference"
 
 
-COSTS = {"probes": {name: [5, 0, 5] for name in PROBES} | {"noised": [40, 0, 40], "dime": [44, 0, 44], "gray_free": [0, 1280, 7]}, "seconds_per_call": 0.01, "images": 100}
+COSTS = {"probes": {name: [5, 0, 5] for name in PROBES} | {"noised": [40, 0, 40], "dime": [44, 0, 44], "gray_free": [0, 1280, 7]}}
+COSTS |= {"seconds_per_call": 0.01, "seconds_per_shared_call": 0.02, "images": 100}
 
 
 def test_each_attack_shows_what_it_adds_and_a_shared_probe_is_counted_once(store):
@@ -651,7 +652,7 @@ def test_each_attack_shows_what_it_adds_and_a_shared_probe_is_counted_once(store
     total = sum(share.calls for share in found.values())
     assert total == sum(cost[0] for cost in COSTS["probes"].values()) - COSTS["probes"]["untrained"][0] and found["nearest"].calls == 0
     assert found["dime"].calls == 44 and found["dime_m"].shared_with == "dime" and found["dime_m"].seconds == 0
-    assert found["loss_vlb"].seconds == pytest.approx(40 * 100 * 0.01) and found["gray_free"].once == 1280 and found["gray_free"].seconds == pytest.approx(12.8)
+    assert found["loss_vlb"].seconds == pytest.approx(40 * 100 * 0.01) and found["gray_free"].once == 1280 and found["gray_free"].seconds == pytest.approx(25.6)
     left = pricing.shares(COSTS, tuple(n for n in ATTACKS if n != "dime"), 1)
     assert left["dime_m"].skipped.startswith("over the budget") and left["dime"].calls == 44 and not left["dime"].skipped
     assert pricing.shares(COSTS, tuple(ATTACKS), None, api=True)["loss_x0"].skipped.startswith("an API shows no weights")

@@ -69,6 +69,39 @@ def badges(app):
     return " ".join(m.value for m in app.main.markdown)
 
 
+def sweep(store, run, state="queued", **fields):
+    """A sweep over protections of a run in a state, as a worker would have left it."""
+    job, _ = store.submit("protections", f"protections of {run.name}", {"request": run.request, "images": 300}, identity=run.id, folder=run.folder)
+    if state != "queued":
+        assert store.claim("w", "protections").id == job.id
+        store.heartbeat("w")
+        store.update(job.id, "w", "running", new_state=None if state == "running" else state, **fields)
+    return store.get(job.id)
+
+
+def test_a_sweep_over_protections_is_shown_while_it_is_open_and_can_be_cancelled(home):
+    run = submit(home, "faces", "done")
+    going = sweep(home, run, "running", phase="Through the API that shows 4-bit pictures", done_shards=3, total_shards=12, done_images=900, total_images=3600)
+    app = page()
+    assert has(app, "protections of faces") and has(app, "Through the API that shows 4-bit pictures · API 4 of 12 · 900 of 3,600 images")
+    assert any(t.startswith("started ") and t.endswith(" · sweep over protections · CPU") for t in texts(app))
+    assert has(page(show="Running"), "protections of faces") and not has(page(show="Running"), cards.NOTHING["Running"]) and not has(page(show="Done"), "protections of faces")
+    app.button(key=f"cancel_{going.id}").click().run()
+    assert home.get(going.id).cancel_requested and has(app, "Stopping after this batch")
+    home.update(going.id, "w", "running", new_state="failed", error="It failed.")
+    assert not has(page(), "protections of faces")  # page Which attack? says what became of it
+
+
+def test_a_waiting_sweep_stands_behind_all_waiting_audits(home):
+    run = submit(home, "faces", "done")
+    sweep(home, run)
+    submit(home, "second")
+    submit(home, "third")
+    lines = [t for t in texts(page()) if "in line" in t]
+    assert lines == ["first in line", "second in line", "third in line"] and texts(page()).index("protections of faces") > texts(page()).index("third")
+    assert launch.Store(home.config.home).counts("audit", "protections") == (0, 3)
+
+
 def test_running_card_says_where_it_is(home):
     done = {"done_shards": 20, "total_shards": 50, "done_images": 1680, "total_images": 4000, "done_calls": 67200, "total_calls": 160000}
     submit(home, "faces", "running", images_per_s=38.0, **done)
