@@ -343,12 +343,8 @@ def _restricted_load(path, is_zip, device):
 
 
 def _shapes_alone(wanted):
-    """Files of torch before 1.6 are read to the end even for the meta device, into buffers as large as they claim; in fake mode they are not."""
-    if not wanted:
-        return contextlib.nullcontext()
-    from torch._subclasses.fake_tensor import FakeTensorMode  # a second to import, and rarely needed
-
-    return FakeTensorMode()
+    """Files of torch before 1.6 are read to the end even for the meta device, into buffers as large as they claim; so their bytes are skipped."""
+    return torch.serialization.skip_data() if wanted else contextlib.nullcontext()
 
 
 def _gate_archive(path):
