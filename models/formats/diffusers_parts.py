@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from models.errors import CheckpointError
-from models.formats import foreign
+from models.formats import foreign, single_file
 from models.nets.clip_text import ACTIVATIONS, ClipText
 from models.safety import read_json, refuse_code, shown
 from models.weights import load_into, open_content, open_weights, parameter_count
@@ -98,7 +98,6 @@ SHARDED = tuple(f"{name}.index.json" for name in ("diffusion_pytorch_model.safet
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # diffusers before 0.15 named the attention projections so (google/ddpm-cifar10-32, the autoencoder of Stable Diffusion 1)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-EMA_KEYS, RAW_KEYS = ("ema", "ema_model", "ema_unet", "unet_ema", "ema_state_dict"), ("unet", "model", "state_dict", "net", "model_state_dict")
 
 
 @dataclass(frozen=True)
@@ -278,16 +277,11 @@ def choose_set(part, asked):
 
     Raises: CheckpointError: the weights asked for are not in it.
     """
-    sets = open_content(part.root / part.weights_name).sets
-    if "" in sets:
-        return part, None
-    ema, raw = (next((key for key in keys if key in sets), None) for keys in (EMA_KEYS, RAW_KEYS))
-    key = {"auto": ema or raw, "ema": ema, "raw": raw}[asked]
-    if key is None:
-        if asked == "auto":
-            return part, None  # part.weights says what it holds instead
-        raise CheckpointError(f"{part.weights_name} holds no {asked} weights (found: {', '.join(shown(k, 20) for k in sets) or 'nothing'}). Expected another value of weights.")
-    return replace(part, key=key), "ema" if key == ema else "raw"
+    content = open_content(part.root / part.weights_name)
+    if "" in content.sets or not content.sets:
+        return part, None  # one set, or none: part.weights says what the file holds instead
+    kind, key = single_file.choose(content, content.sets, asked)
+    return replace(part, key=key), kind
 
 
 def build(part, example, size):
