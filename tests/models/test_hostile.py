@@ -395,6 +395,9 @@ CONFIG_LIES = [
     ("scheduler/scheduler_config.json", {"trained_betas": [2.0] * 1000}, "betas outside"),
     ("scheduler/scheduler_config.json", {"trained_betas": ["x"] * 1000}, "trained_betas has"),
     ("scheduler/scheduler_config.json", {"use_flow_sigmas": True}, "flow sigmas"),
+    ("scheduler/scheduler_config.json", {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "tells the network noise levels, not timesteps"),
+    ("scheduler/scheduler_config.json", {"predict_epsilon": False, "prediction_type": "epsilon"}, "predict_epsilon false and prediction_type epsilon"),
+    ("scheduler/scheduler_config.json", {"predict_epsilon": "no"}, "predict_epsilon is no"),
 ]
 
 
