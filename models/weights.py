@@ -265,13 +265,18 @@ def _tensor(file, path, name, dtype, shape, begin, end):
 
 def _pickled(path):
     is_zip = zipfile.is_zipfile(path)
-    content = _restricted_load(path, is_zip, "meta")  # shapes alone: nothing of the tensors is read, mapped or allocated
+    content = _by_name(_restricted_load(path, is_zip, "meta"))  # shapes alone: nothing of the tensors is read, mapped or allocated
     if not isinstance(content, dict):
         return Content(path, (type(content).__name__,), {})
     found = {"": content} if _is_set(content) else {key: value for key, value in content.items() if isinstance(key, str) and _is_set(value)}
     _check_sizes(path, found)
     sets = {key: _weights_of(path, key, value, is_zip) for key, value in found.items()}
     return Content(path, tuple(str(key) for key in content), sets)
+
+
+def _by_name(content):
+    """A list as {"0": …, "1": …}: some training scripts save [network, optimizer, epoch]."""
+    return {str(index): value for index, value in enumerate(content)} if isinstance(content, (list, tuple)) else content
 
 
 def _is_set(value):
@@ -303,7 +308,7 @@ def _weights_of(path, key, tensors, is_zip):
                 for name, tensor in tensors.items():
                     yield name, _read(file, tensor, path, name)
             return
-        content = _restricted_load(path, is_zip, "cpu")  # files of torch before 1.6 are one stream
+        content = _by_name(_restricted_load(path, is_zip, "cpu"))  # files of torch before 1.6 are one stream
         state = content[key] if key else content
         for name in tensors:  # dropped one by one: the caller's float32 copy takes their place
             yield name, state.pop(name)
