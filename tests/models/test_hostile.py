@@ -545,11 +545,11 @@ def test_nan_in_half_precision_and_in_a_pickle_is_found(folder):
     refused(open_checkpoint, folder, match="conv_out.bias holds NaN")
 
 
-def test_missing_and_sharded_weights_are_refused_in_words(folder):
+def test_missing_weights_and_pickled_shards_are_refused_in_words(folder):
     weights_of(folder).rename(folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
     refused(open_checkpoint, folder, match="diffusion_pytorch_model.safetensors is missing")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
-    refused(open_checkpoint, folder, match="split over several files")
+    (folder / "unet" / "diffusion_pytorch_model.bin.index.json").write_text("{}")
+    refused(open_checkpoint, folder, match="split over several pickles")
 
 
 def test_old_torch_is_refused_for_pickles_only(folder, monkeypatch):
