@@ -15,6 +15,7 @@ import torch
 from models.errors import CheckpointError
 from models.formats import foreign, shards, single_file
 from models.nets.clip_text import ACTIVATIONS, ClipText
+from models.overrides import WEIGHTS_SUFFIXES
 from models.safety import read_json, refuse_code, shown
 from models.weights import load_into, open_content, open_weights, parameter_count
 
@@ -96,7 +97,6 @@ WEIGHT_FILES = (
 # with several shards beside it, as save_pretrained(…, max_shard_size=…) writes
 INDEX_FILES = tuple(f"{name}.safetensors.index{variant}.json" for variant in ("", ".fp16") for name in ("diffusion_pytorch_model", "model"))
 PICKLED_INDEX_FILES = ("diffusion_pytorch_model.bin.index.json", "pytorch_model.bin.index.json")
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # diffusers before 0.15 named the attention projections so (google/ddpm-cifar10-32, the autoencoder of Stable Diffusion 1)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -282,7 +282,7 @@ def _weights_file(root, folder):
         raise CheckpointError(
             f"The weights in {folder or 'the folder'} are split over several pickles. Expected safetensors: save the model again with save_pretrained(…, safe_serialization=True)."
         )
-    others = [p.name for p in (root / folder).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+    others = [p.name for p in (root / folder).iterdir() if p.suffix.lower() in WEIGHTS_SUFFIXES and p.is_file()]
     if len(others) == 1 and not shards.is_shard(others[0]):
         return prefix + others[0]
     raise CheckpointError(f"{prefix}{WEIGHT_FILES[0]} is missing. Expected the weights beside {prefix}config.json: copy the whole folder.")

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from models.base import CheckpointInfo, Setting
 from models.errors import CheckpointError
-from models.overrides import beside, check, fit
+from models.overrides import WEIGHTS_SUFFIXES, beside, check, fit
 from models.safety import shown
 from models.weights import Content, open_content
 
-SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 FOLDER_MARKS = ("model_index.json", "config.json", "unet")
 # names that training scripts give to the averaged and the raw weights in one file; "ema_0.9999" and the like count as averaged too
 EMA_KEYS = ("ema", "ema_model", "ema_unet", "unet_ema", "ema_state_dict")
@@ -27,10 +26,10 @@ def pick(path, weights="auto"):
     """
     path = Path(path)
     if path.is_file():
-        return path if path.suffix.lower() in SUFFIXES else None
+        return path if path.suffix.lower() in WEIGHTS_SUFFIXES else None
     if not path.is_dir() or any((path / name).exists() for name in FOLDER_MARKS):
         return None
-    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in WEIGHTS_SUFFIXES)
     if len(files) == 1:
         return files[0]
     saved = {p: found for p in files if (found := SAVED.fullmatch(p.name)) and weights in ("auto", kind_by_name(p))}
