@@ -14,7 +14,7 @@ import torch
 from models import formats, overrides
 from models.errors import CheckpointError
 from models.formats import foreign
-from models.safety import safe_unzip
+from models.safety import safe_unzip, shown
 from models.weights import open_content, open_weights, opened_once
 
 EXPECTED = "Expected a diffusers folder or .zip (model_index.json with unet/ and scheduler/), or a .pt of OpenAI's or pytorch-ddpm's code"
@@ -116,6 +116,10 @@ def _not_recognised(path, place):
         return CheckpointError(f"{path.name} is not a regular file. {EXPECTED}: check the path.")
     if place.name in CONFIGURATION:
         return CheckpointError(f"{path.name} is one file of a checkpoint. {EXPECTED}: give its folder.")
-    foreign.refuse(open_content(place))
+    content = open_content(place)
+    foreign.refuse(content)
+    if content.sets and "" not in content.sets:
+        count, found = sum(len(weights.shapes) for weights in content.sets.values()), ", ".join(shown(key, 20) for key in content.keys[:4])
+        return CheckpointError(f"{path.name} holds {count} tensors (found: {found}), but of no network that is known here. {EXPECTED}: audit such a checkpoint.")
     count = len(open_weights(place).shapes)  # raises the exact reason for a text file, a pickle with code, a cut file
     return CheckpointError(f"{path.name} holds {count} tensors but no configuration. {EXPECTED}: give the folder with config.json and scheduler_config.json.")

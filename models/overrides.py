@@ -16,6 +16,8 @@ from models.settings import PREDICTION_TYPES, Setting
 MAX_YAML_BYTES = 64 * 2**10
 YAML_SUFFIXES = (".yaml", ".yml")
 MAX_STEPS = 100_000
+WEIGHTS_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
+CONFIGURATION = ("config.json", "scheduler_config.json", "scheduler", "vae", "vqvae", "text_encoder", "tokenizer")  # of diffusers, beside the weights of its UNet
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,14 @@ def beside(path):
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, (str, int, float, bool)) for k, v in content.items()):
         raise CheckpointError(f"{file.name} is not a list of settings. Expected lines such as `num_heads: 4`, one value each: correct it or move it away.")
     return check(content, file.name), file.name
+
+
+def files_beside(path):
+    """Files and folders that decide, together with a weights file, what it is opened as; [] for any other path. Only those that are there."""
+    path = Path(path)
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES or not path.is_file():
+        return []
+    return [place for place in (*(path.with_suffix(suffix) for suffix in YAML_SUFFIXES), *(path.parent / name for name in CONFIGURATION)) if place.exists()]
 
 
 def fit(takes, given, words, said_by=""):

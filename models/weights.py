@@ -265,13 +265,18 @@ def _tensor(file, path, name, dtype, shape, begin, end):
 
 def _pickled(path):
     is_zip = zipfile.is_zipfile(path)
-    content = _restricted_load(path, is_zip, "meta")  # shapes alone: nothing of the tensors is read, mapped or allocated
+    content = _by_name(_restricted_load(path, is_zip, "meta"))  # shapes alone: nothing of the tensors is read, mapped or allocated
     if not isinstance(content, dict):
         return Content(path, (type(content).__name__,), {})
     found = {"": content} if _is_set(content) else {key: value for key, value in content.items() if isinstance(key, str) and _is_set(value)}
     _check_sizes(path, found)
     sets = {key: _weights_of(path, key, value, is_zip) for key, value in found.items()}
     return Content(path, tuple(str(key) for key in content), sets)
+
+
+def _by_name(content):
+    """A list as {"0": …, "1": …}: some training scripts save [network, optimizer, epoch]."""
+    return {str(index): value for index, value in enumerate(content)} if isinstance(content, (list, tuple)) else content
 
 
 def _is_set(value):
@@ -303,7 +308,7 @@ def _weights_of(path, key, tensors, is_zip):
                 for name, tensor in tensors.items():
                     yield name, _read(file, tensor, path, name)
             return
-        content = _restricted_load(path, is_zip, "cpu")  # files of torch before 1.6 are one stream
+        content = _by_name(_restricted_load(path, is_zip, "cpu"))  # files of torch before 1.6 are one stream
         state = content[key] if key else content
         for name in tensors:  # dropped one by one: the caller's float32 copy takes their place
             yield name, state.pop(name)
@@ -343,12 +348,8 @@ def _restricted_load(path, is_zip, device):
 
 
 def _shapes_alone(wanted):
-    """Files of torch before 1.6 are read to the end even for the meta device, into buffers as large as they claim; in fake mode they are not."""
-    if not wanted:
-        return contextlib.nullcontext()
-    from torch._subclasses.fake_tensor import FakeTensorMode  # a second to import, and rarely needed
-
-    return FakeTensorMode()
+    """Files of torch before 1.6 are read to the end even for the meta device, into buffers as large as they claim; so their bytes are skipped."""
+    return torch.serialization.skip_data() if wanted else contextlib.nullcontext()
 
 
 def _gate_archive(path):

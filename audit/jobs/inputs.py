@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from audit.errors import RequestError
+from models.overrides import files_beside
 
 INPUTS = ("checkpoint", "members", "nonmembers")
 WORDS = {"checkpoint": "checkpoint", "members": "set of members", "nonmembers": "set of non-members", "reference": "reference checkpoint"}
@@ -18,25 +19,33 @@ def given(request):
 
 
 def fingerprint(path):
-    """SHA-256 hex over name, size and modification time of a file, or of every file below a folder.
+    """SHA-256 hex over name, size and modification time of a file, or of every file below a folder; of a weights file also of what is read beside it.
 
     Raises: RequestError: it is not there any more.
     """
     path, digest = Path(path), hashlib.sha256()
     try:
-        if path.is_dir():
-            for folder, folders, files in os.walk(path):
-                folders.sort()
-                for name in sorted(files):
-                    file = os.path.join(folder, name)
-                    status = os.lstat(file)
-                    digest.update(f"{os.path.relpath(file, path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-        else:
-            status = path.stat()
-            digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        for place in (path, *files_beside(path)):
+            if place.is_dir():
+                _add_folder(digest, place)
+            else:
+                status = place.stat()
+                digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode() if place == path else _line(place.name, status))
     except FileNotFoundError:
         raise RequestError(f"{path.name} was not found. Expected it to stay in place until the audit ends: put it back, then resume.") from None
     return digest.hexdigest()
+
+
+def _add_folder(digest, path):
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            file = os.path.join(folder, name)
+            digest.update(_line(os.path.relpath(file, path), os.lstat(file)))
+
+
+def _line(name, status):
+    return f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
 
 
 def fingerprints(request):

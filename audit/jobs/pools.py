@@ -96,11 +96,11 @@ class Pools:
     def _draw(self, source, count):
         """Draw a pool, unless one with these bytes is there."""
         audit, (sampler, steps) = self.audit, self.request.sampler
-        sha256, classes, each = audit._task("sampler", tasks_pool.pool_facts, audit.place, source, sampler, steps or 0)
+        read, classes, each = audit._task("sampler", tasks_pool.pool_facts, audit.place, source, sampler, steps or 0)
         shape, captions = audit.opened.info["image_shape"], self._captions()
         asked = {"captions": prompts.digest(captions, count)} if captions else {}  # pools that are asked for none keep their key
         key = pool_key(
-            kind="drawn", checkpoint=sha256, overrides=sorted(self.request.overrides.items()), sampler=sampler, steps=steps, seed=self.request.seed, count=count, shape=shape,
+            kind="drawn", checkpoint=read, overrides=sorted(self.request.overrides.items()), sampler=sampler, steps=steps, seed=self.request.seed, count=count, shape=shape,
             classes=classes, torch=audit.opened.torch_version, device=audit.opened.device_type, **asked,
         )  # fmt: skip
         self.calls += count * each

@@ -57,6 +57,14 @@ def images_per_shard(seconds, seconds_per_call, calls_per_image, values_per_imag
     return max(1, int(min(by_time, by_size)))
 
 
+def read_as(info):
+    """What tells two readings of one checkpoint apart, for keys: its hash, which of its weights, every setting. Args: info: CheckpointInfo as JSON.
+
+    A .yaml beside a weights file changes what is measured, and not the file's hash.
+    """
+    return [info["sha256"], info["weights"], [[s["name"], s["value"]] for s in info["settings"] if s["name"] != "weights"]]  # that one is a file's name
+
+
 class ShardFolder:
     """The shards of one key in one run folder."""
 

@@ -25,7 +25,7 @@ from audit.jobs import surrogate, tasks, tasks_pool
 from audit.jobs.cluster import EngineLost, TaskKilled
 from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.pools import Pools
-from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, remove_shards, shard_key
+from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, read_as, remove_shards, shard_key
 from audit.presets import PRESETS
 from audit.provenance import provenance_of
 from audit.report.words import verdict_words
@@ -190,7 +190,7 @@ class Audit:
     def _key(self):
         ids = hashlib.sha256("\n".join(image["image_id"] for image in self.queries["images"]).encode()).hexdigest()
         settings = {k: v for k, v in self.facts.plan.items() if k != "batch_size"}
-        added = {"reference": self.facts.reference["sha256"]} if self.facts.reference else {}
+        added = {"reference": read_as(self.facts.reference)} if self.facts.reference else {}
         added |= {"api": self.request.api} if self.request.api else {}
         added |= {self.asked_with.kind: hashlib.sha256(json.dumps(self.said).encode()).hexdigest()} if self.said else {}
         if self.surrogate:
@@ -198,7 +198,7 @@ class Audit:
             added["surrogate"] = {"sha256": self.surrogate.info["sha256"], "settings": plan}
         return shard_key(
             {
-                "checkpoint": self.opened.info["sha256"], "images": ids, "preprocessing": self.queries["preprocessing"],
+                "checkpoint": read_as(self.opened.info), "images": ids, "preprocessing": self.queries["preprocessing"],
                 "settings": settings | {"timesteps": list(settings["timesteps"])}, "versions": self.facts.versions, "overrides": sorted(self.request.overrides.items()),
                 "torch": self.opened.torch_version, "device": self.opened.device_type,
             } | added

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from audit.jobs.shards import read_as
 from audit.jobs.tasks import Facts, Opened, cond_of, cpu_words, device_of_place, networks, prepare_process, task
 
 NO_CHECKPOINT = "needs a checkpoint"
@@ -47,12 +48,12 @@ def draw_samples(place, source, first, stop, sampler, steps, seed, told, flag):
 
 @task
 def pool_facts(place, source, sampler, steps):
-    """(sha256 of the network, classes or None, network calls per sample) of one source."""
+    """(what tells the network from another (audit.jobs.shards.read_as), classes or None, network calls per sample) of one source."""
     from audit.pool.sampler import calls_per_sample
 
     denoiser = networks(place)[0][source]
     denoiser = getattr(denoiser, "behind", denoiser)
-    return denoiser.info.sha256, denoiser.classes, calls_per_sample(denoiser, sampler, steps)
+    return read_as(denoiser.info.to_json()), denoiser.classes, calls_per_sample(denoiser, sampler, steps)
 
 
 @task

@@ -24,12 +24,12 @@ import torch
 from models.base import CheckpointInfo, Setting
 from models.captions import TextEncoder
 from models.errors import CheckpointError, UnsafeCheckpoint
-from models.formats import diffusers_scheduler, foreign, single_file
+from models.formats import diffusers_scheduler, foreign
 from models.formats.diffusers_denoiser import DiffusersDenoiser
 from models.formats.diffusers_parts import Part, build, choose_set, class_of, numbers, read_part
 from models.formats.diffusers_scheduler import OURS, SCHEDULERS, Noise
 from models.latent import Autoencoder
-from models.overrides import Takes, beside, check, fit
+from models.overrides import WEIGHTS_SUFFIXES, Takes, beside, check, fit
 from models.safety import files_sha256, read_json, refuse_code, shown
 from models.tokenizer import files_of, read_tokenizer
 from models.weights import open_content
@@ -83,7 +83,7 @@ class DiffusersFolder:
         path = Path(path)
         if path.is_dir():
             return any((path / name).is_file() for name in ("model_index.json", "unet/config.json", "unet_ema/config.json", "config.json"))
-        if path.suffix.lower() not in single_file.SUFFIXES or not (path.parent / "config.json").is_file():
+        if path.suffix.lower() not in WEIGHTS_SUFFIXES or not (path.parent / "config.json").is_file():
             return False
         return any("down_blocks." in name for weights in open_content(path).sets.values() for name in weights.shapes)
 

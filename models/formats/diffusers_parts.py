@@ -6,7 +6,6 @@ memory only when the weights' header has exactly its tensors.
 
 import importlib
 import inspect
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import torch
 
 from models.errors import CheckpointError
-from models.formats import foreign
+from models.formats import foreign, shards, single_file
 from models.nets.clip_text import ACTIVATIONS, ClipText
+from models.overrides import WEIGHTS_SUFFIXES
 from models.safety import read_json, refuse_code, shown
 from models.weights import load_into, open_content, open_weights, parameter_count
 
@@ -94,11 +94,11 @@ WEIGHT_FILES = (
     "diffusion_pytorch_model.fp16.bin",
     "pytorch_model.fp16.bin",
 )
-SHARDED = tuple(f"{name}.index.json" for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors", "pytorch_model.bin"))
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# with several shards beside it, as save_pretrained(…, max_shard_size=…) writes
+INDEX_FILES = tuple(f"{name}.safetensors.index{variant}.json" for variant in ("", ".fp16") for name in ("diffusion_pytorch_model", "model"))
+PICKLED_INDEX_FILES = ("diffusion_pytorch_model.bin.index.json", "pytorch_model.bin.index.json")
 # diffusers before 0.15 named the attention projections so (google/ddpm-cifar10-32, the autoencoder of Stable Diffusion 1)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-EMA_KEYS, RAW_KEYS = ("ema", "ema_model", "ema_unet", "unet_ema", "ema_state_dict"), ("unet", "model", "state_dict", "net", "model_state_dict")
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,19 @@ class Part:
     @cached_property
     def weights(self):
         """models.weights.Weights; the header alone is read."""
-        path = self.root / self.weights_name
-        found = open_weights(path) if not self.key else open_content(path).sets[self.key]
+        found = self._weights()
         if self.cls != "CLIPTextModel":
             return found
         kept = [name for name in found.shapes if not name.endswith("position_ids")]  # counts 0, 1, 2 …; newer files leave it out
         tensors = lambda: ((name, tensor) for name, tensor in found.tensors() if not name.endswith("position_ids"))  # noqa: E731
         return replace(found, shapes={name: found.shapes[name] for name in kept}, dtypes={name: found.dtypes[name] for name in kept}, tensors=tensors)
+
+    def _weights(self):
+        """All tensors of its files."""
+        if self.is_sharded:
+            return shards.open_shards(self.root, self.weights_name)
+        path = self.root / self.weights_name
+        return open_content(path).sets[self.key] if self.key else open_weights(path)
 
     @property
     def parameters(self):
@@ -149,9 +155,14 @@ class Part:
         return 2 ** (len(numbers(self["block_out_channels"])) - 1)
 
     @property
+    def is_sharded(self):
+        """Whether its weights lie in several files, which `weights_name` lists."""
+        return self.weights_name.endswith(".json")
+
+    @cached_property
     def files(self):
         """Relative names of its files."""
-        return self.config_name, self.weights_name
+        return self.config_name, self.weights_name, *(shards.read_index(self.root, self.weights_name) if self.is_sharded else ())
 
 
 def numbers(value):
@@ -167,6 +178,8 @@ def read_part(root, folder, index_entry, allowed, what, weights_name=None):
     Raises: CheckpointError, UnsafeCheckpoint.
     """
     config_name = f"{folder}/config.json" if folder else "config.json"
+    if weights_name is not None and shards.is_shard(weights_name):
+        raise CheckpointError(f"{weights_name} is one of several files of one network. Expected all of them and their .index.json: give the folder.")
     if weights_name is None:
         refuse_code(root, (folder,))  # beside a single file there may be anything
     config = read_json(root, config_name)
@@ -263,12 +276,14 @@ def _weights_file(root, folder):
     for name in WEIGHT_FILES:
         if (root / folder / name).is_file():
             return prefix + name
-    if any((root / folder / name).is_file() for name in SHARDED):
+    if name := next((name for name in INDEX_FILES if (root / folder / name).is_file()), None):
+        return prefix + name
+    if any((root / folder / name).is_file() for name in PICKLED_INDEX_FILES):
         raise CheckpointError(
-            f'The weights in {folder or "the folder"} are split over several files. Expected one: save the model again with save_pretrained(…, max_shard_size="100GB").'
+            f"The weights in {folder or 'the folder'} are split over several pickles. Expected safetensors: save the model again with save_pretrained(…, safe_serialization=True)."
         )
-    others = [p.name for p in (root / folder).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
-    if len(others) == 1 and not re.search(r"-\d+-of-\d+\.", others[0]):
+    others = [p.name for p in (root / folder).iterdir() if p.suffix.lower() in WEIGHTS_SUFFIXES and p.is_file()]
+    if len(others) == 1 and not shards.is_shard(others[0]):
         return prefix + others[0]
     raise CheckpointError(f"{prefix}{WEIGHT_FILES[0]} is missing. Expected the weights beside {prefix}config.json: copy the whole folder.")
 
@@ -278,16 +293,13 @@ def choose_set(part, asked):
 
     Raises: CheckpointError: the weights asked for are not in it.
     """
-    sets = open_content(part.root / part.weights_name).sets
-    if "" in sets:
+    if part.is_sharded:
         return part, None
-    ema, raw = (next((key for key in keys if key in sets), None) for keys in (EMA_KEYS, RAW_KEYS))
-    key = {"auto": ema or raw, "ema": ema, "raw": raw}[asked]
-    if key is None:
-        if asked == "auto":
-            return part, None  # part.weights says what it holds instead
-        raise CheckpointError(f"{part.weights_name} holds no {asked} weights (found: {', '.join(shown(k, 20) for k in sets) or 'nothing'}). Expected another value of weights.")
-    return replace(part, key=key), "ema" if key == ema else "raw"
+    content = open_content(part.root / part.weights_name)
+    if "" in content.sets or not content.sets:
+        return part, None  # one set, or none: part.weights says what the file holds instead
+    kind, key = single_file.choose(content, content.sets, asked)
+    return replace(part, key=key), kind
 
 
 def build(part, example, size):

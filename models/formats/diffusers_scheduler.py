@@ -94,12 +94,25 @@ def from_file(root, name, index_entry, user, class_of, learned, unet_name):
     for setting in OURS:
         if setting in user:
             raise CheckpointError(f"{setting} cannot be set where {name} says it. Expected one of both: leave {setting} out, or edit {name}.")
-    given = read_json(root, name)
+    given = _current(read_json(root, name), name)
     cls = class_of(given, name, index_entry, tuple(SCHEDULERS), "schedulers")
     config = DDPM_DEFAULTS | SCHEDULERS[cls] | {k: v for k, v in given.items() if not k.startswith("_")}
     schedule = _schedule(config, name)
     variance = _variance(config, cls, name, learned, unet_name)
     return Noise(cls, config, name, schedule, variance, _settings(config, given, cls, name, variance))
+
+
+def _current(given, name):
+    """A scheduler's file in today's words: before diffusers 0.9 `predict_epsilon` false meant prediction_type sample, which today's diffusers passes over in silence."""
+    if "predict_epsilon" not in given:
+        return given
+    said, kind = given["predict_epsilon"], given.get("prediction_type")
+    if type(said) is not bool:
+        raise CheckpointError(f"{name}: predict_epsilon is {shown(said)}. Expected true or false: copy the file again.")
+    meant = "epsilon" if said else "sample"
+    if kind not in (None, meant) and (not said or kind == "sample"):
+        raise CheckpointError(f"{name} says predict_epsilon {str(said).lower()} and prediction_type {shown(kind)}. Expected one of both: leave out the one that is wrong.")
+    return given | {"prediction_type": kind or meant}
 
 
 def from_user(user, from_yaml, yaml_name, learned):
@@ -133,6 +146,10 @@ def _schedule(scheduler, name):
         raise CheckpointError(f"{name}: prediction_type is {shown(prediction_type)}. Expected {', '.join(PREDICTION_TYPES)}: flow-matching models are not supported.")
     if scheduler.get("use_flow_sigmas"):
         raise CheckpointError(f"{name} uses flow sigmas. Expected a DDPM-like noise schedule: flow-matching models are not supported.")
+    if scheduler.get("timestep_type") == "continuous":
+        raise CheckpointError(
+            f"{name} tells the network noise levels, not timesteps (timestep_type continuous). Expected a model of whole timesteps: such models are not supported."
+        )
     steps, trained = scheduler["num_train_timesteps"], scheduler["trained_betas"]
     if type(steps) is not int or not 2 <= steps <= MAX_STEPS:
         raise CheckpointError(f"{name}: num_train_timesteps is {shown(steps)}. Expected a whole number from 2 to {MAX_STEPS}: copy the file again.")

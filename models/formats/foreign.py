@@ -83,6 +83,13 @@ FAMILIES = (
     ("a LoRA or adapter", _changes, "it holds changes to a network, not the network"),
     ("a ControlNet", lambda name: name.startswith(("control_model.", "controlnet_")) or "input_hint_block." in name, "it steers another network by a second picture"),
     ("a diffusion transformer (DiT, SD3 or FLUX)", is_transformer, NO_UNET),
-    ("an EDM network of NVlabs", lambda name: ".map_noise." in name or ".map_layer0." in name or name.startswith("map_layer0."), "it is trained on continuous noise levels"),
+    ("an EDM network of NVlabs", lambda name: any(mark in f".{name}" for mark in (".map_noise.", ".map_layer0.", ".emb_fourier.")), "it is trained on continuous noise levels"),
+    ("a network of k-diffusion", lambda name: name.startswith("inner_model."), "it is trained on continuous noise levels"),
+    ("a network of score_sde", lambda name: "all_modules." in name, "its tensors carry numbers for names, which do not tell its layout"),
+    (
+        "a network with the names of Ho et al.'s first code (ermongroup's ddim, for instance)",
+        lambda name: name.endswith("temb.dense.0.weight"),
+        "diffusers' script convert_ddpm_original_checkpoint_to_diffusers.py makes the folder that is read here",
+    ),
     ("a text encoder", lambda name: "text_model.encoder.layers." in name, "it is one part of a text-to-image model; give the whole folder"),
 )

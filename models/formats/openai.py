@@ -127,9 +127,8 @@ class _Parsed:
 
 def _parse(path, overrides):
     given = single_file.gather(path, OpenAI.takes, FAMILY, overrides)
-    weights = _set_of(given.content)
+    weights, kind, kind_setting = _set_of(given)
     layout = openai_layout.layout_of(weights.shapes, given.content.name)
-    kind, kind_setting = _kind(given)
     recipe = openai_recipes.check(given["recipe"], layout, given.content.name) if given["recipe"] is not None else None
     decided = _decide(given, recipe, layout)
     _check_fit(decided, layout, given.content.name)
@@ -149,19 +148,14 @@ def _parse(path, overrides):
     return _Parsed(layout, weights, decided, info, openai_recipes.fitting(layout))
 
 
-def _set_of(content):
-    """The Weights of the network. Raises CheckpointError: an optimizer's file."""
+def _set_of(given):
+    """(Weights of the network, "ema" | "raw" | "only", {setting: value}). Raises CheckpointError: an optimizer's file, or not the weights asked for."""
+    content = given.content
     if openai_layout.is_optimizer(content.keys):
         raise CheckpointError(f"{content.name} is the state of an optimizer, without the network. {openai_layout.ADVICE}, from the same folder.")
-    return next(weights for weights in content.sets.values() if openai_layout.looks_like_one(weights.shapes))
-
-
-def _kind(given):
-    """("ema" | "raw" | "only", {setting: value}) by the file's name, or the user's word where the name does not tell."""
-    by_name, asked = single_file.kind_by_name(given.content.path), given["weights"] or "auto"
-    if asked != "auto" and by_name not in ("only", asked):
-        raise CheckpointError(f"{given.content.name} holds {by_name} weights by its name, not {asked}. Expected another file or weights {by_name}: give the file that you mean.")
-    return (by_name if asked == "auto" else asked), {"weights": given.content.name}
+    present = {key: weights for key, weights in content.sets.items() if openai_layout.looks_like_one(weights.shapes)}
+    kind, key = single_file.choose(content, present, given["weights"] or "auto")
+    return present[key], kind, {"weights": content.name + (f": {key}" if key else "")}
 
 
 def _decide(given, recipe, layout):
@@ -171,13 +165,15 @@ def _decide(given, recipe, layout):
     if recipe:
         values["variance"] = "learned_range" if learned else "fixed_large"  # sigma_small is False in both repositories' scripts
     user, from_yaml = dict(given.user), dict(given.from_yaml)
-    if "num_head_channels" in user and ("num_heads" in user or "num_heads_upsample" in user):
+    if "num_head_channels" in user and "num_heads" in user:
         raise CheckpointError("num_head_channels decides the number of heads at every width. Expected it or num_heads, not both: leave one out.")
     if any(name in user for name in HEADS):  # one way of counting heads replaces the other
         from_yaml = {name: value for name, value in from_yaml.items() if name not in HEADS}
     if any(name in user or name in from_yaml for name in HEADS):
         values = {name: value for name, value in values.items() if name not in HEADS}
     said = values | from_yaml | user
+    if "num_head_channels" in said and "num_heads_upsample" in user:
+        raise CheckpointError("num_head_channels decides the number of heads on the way up too. Expected it or num_heads with num_heads_upsample, not both: leave one out.")
     by_channels, default = "num_head_channels" in said, {"respacing": ""}
     if not by_channels and "num_heads" in said:
         default["num_heads_upsample"] = said["num_heads"]

@@ -23,7 +23,6 @@ DIFFUSION = ("image_size", "train_timesteps", "beta_schedule", "beta_start", "be
 RECIPES = {"pytorch-ddpm": {"image_size": 32, "beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "epsilon", "variance": "fixed_large"}}
 PUBLISHED = {"first_width": 128, "widths": (128, 256, 256, 256), "num_res_blocks": 2, "attention": (1,)}
 MARKS = ("time_embedding.timembedding.0.weight", "head.weight", "middleblocks.0.block1.0.weight", "tail.2.weight")
-SETS = {"ema": ("ema_model", "ema"), "raw": ("net_model", "net", "model")}
 
 
 class PytorchDDPM:
@@ -79,7 +78,8 @@ def _is_one(weights):
 def _parse(path, overrides):
     """(CheckpointInfo, Weights, arguments of DDPMUNet, Decided)."""
     given = single_file.gather(path, PytorchDDPM.takes, FAMILY, overrides)
-    kind, key = _choose(given)
+    present = {key: weights for key, weights in given.content.sets.items() if _is_one(weights)}
+    kind, key = single_file.choose(given.content, present, given["weights"] or "auto")
     weights = given.content.sets[key]
     layout = _layout(weights, given.content.name)
     recipe = RECIPES.get(given["recipe"], {})
@@ -107,24 +107,6 @@ def _parse(path, overrides):
         notes=("another line of betas would load as well and give other numbers: it does not change with the number of steps, unlike OpenAI's linear",),
     )
     return info, weights, layout, decided
-
-
-def _choose(given):
-    """("ema" | "raw" | "only", key of the set). Raises CheckpointError: the weights asked for are not in the file."""
-    present = {key: weights for key, weights in given.content.sets.items() if _is_one(weights)}
-    asked = given["weights"] or "auto"
-    if "" in present:
-        by_name = single_file.kind_by_name(given.content.path)
-        if asked not in ("auto", by_name) and by_name != "only":
-            raise CheckpointError(f"{given.content.name} holds {by_name} weights by its name, not {asked}. Expected another file or weights {by_name}.")
-        return (by_name if asked == "auto" else asked), ""
-    for kind in ("ema", "raw") if asked == "auto" else (asked,):
-        if key := next((key for key in SETS[kind] if key in present), None):
-            return kind, key
-    if asked == "auto":
-        return "only", next(iter(present))
-    found = ", ".join(shown(key, 30) for key in present)
-    raise CheckpointError(f"{given.content.name} holds no {asked} weights (found: {found}). Expected another value of weights: auto takes what there is.")
 
 
 def _layout(weights, file_name):

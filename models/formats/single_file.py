@@ -6,11 +6,14 @@ from pathlib import Path
 
 from models.base import CheckpointInfo, Setting
 from models.errors import CheckpointError
-from models.overrides import beside, check, fit
+from models.overrides import WEIGHTS_SUFFIXES, beside, check, fit
+from models.safety import shown
 from models.weights import Content, open_content
 
-SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors"})
 FOLDER_MARKS = ("model_index.json", "config.json", "unet")
+# names that training scripts give to the averaged and the raw weights in one file; "ema_0.9999" and the like count as averaged too
+EMA_KEYS = ("ema", "ema_model", "ema_unet", "unet_ema", "ema_state_dict")
+RAW_KEYS = ("unet", "net_model", "model", "state_dict", "net", "model_state_dict")
 # improved- and guided-diffusion write model040000.pt, ema_0.9999_040000.pt and opt040000.pt side by side
 SAVED = re.compile(r"(?:(?P<ema>ema)_(?P<rate>[0-9.]+)_|model)(?P<step>[0-9]+)\.(?:pt|pth|safetensors)")
 
@@ -23,10 +26,10 @@ def pick(path, weights="auto"):
     """
     path = Path(path)
     if path.is_file():
-        return path if path.suffix.lower() in SUFFIXES else None
+        return path if path.suffix.lower() in WEIGHTS_SUFFIXES else None
     if not path.is_dir() or any((path / name).exists() for name in FOLDER_MARKS):
         return None
-    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in WEIGHTS_SUFFIXES)
     if len(files) == 1:
         return files[0]
     saved = {p: found for p in files if (found := SAVED.fullmatch(p.name)) and weights in ("auto", kind_by_name(p))}
@@ -39,6 +42,30 @@ def kind_by_name(path):
     if found:
         return "ema" if found["ema"] else "raw"
     return "ema" if re.match(r"ema[_.-]", Path(path).name) else "only"
+
+
+def choose(content, sets, asked):
+    """(kind, key) of the weights that are meant: "ema", "raw" or "only", and the key of their set.
+
+    A file that is one set itself is of the kind that its name says, else of the kind asked for. Among several, the averaged go before the others.
+
+    Args: content: models.weights.Content; sets: those of its sets that hold the network; asked: "auto", "ema" or "raw".
+    Raises: CheckpointError: the weights asked for are not in it, or several would do.
+    """
+    if "" in sets:
+        by_name = kind_by_name(content.path)
+        if asked != "auto" and by_name not in ("only", asked):
+            raise CheckpointError(f"{content.name} holds {by_name} weights by its name, not {asked}. Expected another file or weights {by_name}: give the file that you mean.")
+        return (by_name if asked == "auto" else asked), ""
+    ema = [key for key in EMA_KEYS if key in sets] or [key for key in sets if key.lower().startswith("ema")]
+    raw = [key for key in RAW_KEYS if key in sets] or [key for key in sets if key not in ema]
+    named, found = bool(ema or set(raw) & set(RAW_KEYS)), ", ".join(shown(key, 30) for key in sets) or "nothing"
+    keys = {"ema": ema, "raw": raw, "auto": ema or raw}[asked]
+    if not keys:
+        raise CheckpointError(f"{content.name} holds no {asked} weights (found: {found}). Expected another value of weights: auto takes what there is.")
+    if len(keys) > 1 and keys[0] not in EMA_KEYS + RAW_KEYS:
+        raise CheckpointError(f"{content.name} holds several sets of weights ({found}). Expected one that its name tells: save the one that you mean alone.")
+    return (("ema" if keys is ema else "raw") if named or asked != "auto" else "only"), keys[0]
 
 
 @dataclass(frozen=True)

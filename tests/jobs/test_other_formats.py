@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from audit.jobs import submit
 from audit.jobs.cluster import Engines, Inline
 from audit.jobs.driver import Driver
+from audit.jobs.inputs import fingerprint
 from audit.jobs.store import Store
 from models import open_checkpoint
 from models.nets.openai_unet import Heads, Layout, OpenAIUNet
@@ -86,6 +89,45 @@ def test_a_pickle_is_converted_once_into_the_home_and_read_from_there(home, requ
     monkeypatch.setattr("audit.jobs.tasks._cache", {})
     second = run(1)
     assert second.state == "done", second.error
+
+
+@pytest.mark.slow
+def test_settings_beside_the_file_are_read_again_when_they_change(home, request_for, openai_file, tmp_path):
+    """The worker keeps the last network open, pools are shared by runs, and the file of the weights itself stays as it is."""
+    import yaml
+
+    path = Path(shutil.copy(openai_file, tmp_path))
+    asked = {"checkpoint": str(path), "attacks": ("loss_vlb", "nearest"), "pool": 12, "pool_sampler": "ancestral"}
+
+    def run(variance):
+        path.with_suffix(".yaml").write_text(yaml.safe_dump(SETTINGS | {"variance": variance}))
+        job, _ = submit.submit_audit(home, request_for(**asked))
+        Driver(home, Engines(home, Inline)).run_waiting()
+        job = Store(home.home).get(job.id)
+        assert (job.state, job.error) == ("done", "")
+        report = json.loads((Path(job.folder) / "report.json").read_text())
+        said = {s["name"]: (s["value"], s["decided_by"]) for s in report["checkpoint"]["settings"]}["variance"]
+        return said, (Path(job.folder) / "tables" / "vlb_bits.npy").read_bytes(), report["pool"]["sha256"]
+
+    (small, its_bits, its_pool), (large, other_bits, other_pool) = run("fixed_small"), run("fixed_large")
+    assert (small, large) == (("fixed_small", path.with_suffix(".yaml").name), ("fixed_large", path.with_suffix(".yaml").name))
+    assert its_bits != other_bits and its_pool != other_pool
+
+
+def test_the_fingerprint_of_a_weights_file_follows_what_is_read_beside_it(tmp_path):
+    file, seen = tmp_path / "model.pt", []
+    file.write_bytes(b"1")
+    for name in ("model.yaml", "config.json", "scheduler/scheduler_config.json", "vqvae/config.json"):
+        seen.append(fingerprint(file))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a: 1")
+        seen.append(fingerprint(file))
+        os.utime(tmp_path / name, ns=(1, 1))
+    seen.append(fingerprint(file))
+    assert len(set(seen)) == 9 and fingerprint(file) == seen[-1]
+    for name in ("other.pt", "other.yaml", "notes.json"):
+        (tmp_path / name).write_text("a: 1")
+    assert fingerprint(file) == seen[-1]  # somebody else's files
 
 
 def trained_latent(folder, save):

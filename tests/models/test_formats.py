@@ -110,6 +110,19 @@ def test_a_zip_leaves_nothing_behind_unless_a_folder_keeps_it(tmp_path, monkeypa
     assert [p.name for p in (tmp_path / "kept").iterdir()] == [hashlib.sha256(packed.read_bytes()).hexdigest()[:32]]
 
 
+def test_files_before_diffusers_0_9_say_that_the_picture_is_predicted_by_another_name(tmp_path):
+    """Today's diffusers passes over that name and would read such a model's output as noise."""
+    tiny.save(tmp_path)
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    written = json.loads(config.read_text())
+    del written["prediction_type"]
+    for says, kind in ((False, "sample"), (True, "epsilon")):
+        config.write_text(json.dumps(written | {"predict_epsilon": says}))
+        model = open_checkpoint(tmp_path)
+        settings = {s.name: (s.value, s.decided_by) for s in model.info.settings}
+        assert model.prediction_type == kind and settings["prediction_type"] == (kind, "scheduler/scheduler_config.json")
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_prediction_types_are_read_as_diffusers_reads_them(tmp_path, kind):
     import diffusers

@@ -346,6 +346,7 @@ UNFIT = [
     ({"num_heads": 3}, "num_heads is 3, .* attention at 64 channels"),
     ({"num_heads": None, "num_head_channels": 24}, "num_head_channels is 24"),
     ({"num_head_channels": 16}, "not both"),
+    ({"num_heads": None, "num_heads_upsample": 2, "recipe": "guided-64"}, "way up too.*num_heads_upsample, not both"),
     ({"variance": "fixed_small"}, "variance is fixed_small by you, the tensors show learned_range"),
     ({"image_size": 9}, "halves its pictures 1 times"),
     ({"beta_schedule": "sigmoid"}, "sigmoid is not known"),
@@ -404,6 +405,27 @@ def test_a_training_folder_gives_its_newest_ema_file(tmp_path):
     assert inspect_checkpoint(tmp_path, weights="raw").files == ("model000300.pt",)
     with pytest.raises(CheckpointError, match="holds raw weights by its name, not ema"):
         inspect_checkpoint(tmp_path / "model000300.pt", weights="ema")
+
+
+@pytest.mark.parametrize(("ema", "raw"), [("ema", "model"), ("ema_model", "net_model"), ("ema_0.9999", "state_dict")])
+def test_of_several_sets_in_a_file_the_averaged_one_is_used_unless_raw_is_asked_for(tmp_path, ema, raw):
+    states = {raw: random_state(layout(), 1), ema: random_state(layout(), 2)}
+    torch.save(states | {"step": 7, "opt": {"state": {}, "param_groups": []}}, tmp_path / "checkpoint.pt")
+    for asked, kind, key in (("auto", "ema", ema), ("ema", "ema", ema), ("raw", "raw", raw)):
+        model = open_checkpoint(tmp_path / "checkpoint.pt", **FULL, weights=asked)
+        assert torch.equal(model.network.state_dict()["out.2.weight"], states[key]["out.2.weight"])
+        assert model.info.weights == kind and decided(model.info)["weights"] == (f"checkpoint.pt: {key}", "inferred")
+    torch.save({raw: states[raw]}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=rf"holds no ema weights \(found: {raw}\)"):
+        open_checkpoint(tmp_path / "checkpoint.pt", **FULL, weights="ema")
+
+
+def test_of_several_sets_without_a_known_name_none_is_guessed(tmp_path):
+    torch.save({"first": random_state(layout(), 1), "second": random_state(layout(), 2)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"several sets of weights \(first, second\).* save the one that you mean alone"):
+        inspect_checkpoint(tmp_path / "checkpoint.pt", **FULL)
+    torch.save({"first": random_state(layout(), 1)}, tmp_path / "checkpoint.pt")
+    assert inspect_checkpoint(tmp_path / "checkpoint.pt", **FULL).weights == "only"
 
 
 # kin, refused by name

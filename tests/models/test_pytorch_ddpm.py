@@ -212,6 +212,11 @@ FOREIGN = {
     "controlnet": ({"control_model.input_blocks.0.0.weight": torch.zeros(2, 2)}, "is a ControlNet"),
     "text encoder alone": ({"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2)}, "is a text encoder"),
     "autoencoder alone": ({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(2, 2)}, "a diffusers autoencoder, one part of a latent model"),
+    "ddim of ermongroup": ([{"module.temb.dense.0.weight": torch.zeros(2, 2), "module.conv_in.weight": torch.zeros(2)}, {"state": {}}, 3], "convert_ddpm_original"),
+    "score_sde": ({"model": {"module.all_modules.0.W": torch.zeros(2)}, "ema": {"shadow_params": [torch.zeros(2)]}, "step": 3}, "a network of score_sde"),
+    "edm2": ({"unet.emb_fourier.freqs": torch.zeros(2)}, "EDM network"),
+    "k-diffusion": ({"model": {"inner_model.patch_in.weight": torch.zeros(2)}, "model_ema": {"inner_model.patch_in.weight": torch.zeros(2)}}, "k-diffusion"),
+    "unknown, in sets": ({"generator": {"a.weight": torch.zeros(2)}, "critic": {"c": torch.zeros(1)}}, "2 tensors .found: generator, critic., but of no network"),
     "diffusers network alone": ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(2, 2)}, "no configuration: a diffusers network"),
 }
 
