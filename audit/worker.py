@@ -97,7 +97,7 @@ def _work(config, log):
 def device_words(config):
     """What the worker computes on, in words: `CPU, 2 cores`, `2 GPUs`, `cluster`."""
     from audit.jobs.cluster import cpu_threads, visible_gpus
-    from audit.jobs.tasks import cpu_words
+    from audit.jobs.facts import cpu_words
 
     if config.scheduler:
         return "Dask cluster"

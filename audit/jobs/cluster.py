@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.errors import HomeError, RequestError
-from audit.jobs import tasks
+from audit.jobs.flags import ClusterFlag, FileFlag
 
 DASK_SETTINGS = {
     "distributed.scheduler.http.routes": [],
@@ -97,7 +97,7 @@ class Inline:
 
     def flag(self, name):
         """A stop sign that the tasks can see."""
-        return tasks.FileFlag(self.config.tmp / f"{name}.stop")
+        return FileFlag(self.config.tmp / f"{name}.stop")
 
     def submit(self, label, function, *args, device=False):
         """Queue a call. `device`: it needs the device for itself."""
@@ -268,7 +268,7 @@ class Embedded(_Dask):
 
     def flag(self, name):
         """A stop sign that the device workers can see."""
-        return tasks.FileFlag(self.config.tmp / f"{name}.stop")
+        return FileFlag(self.config.tmp / f"{name}.stop")
 
     def _worker_count(self):
         return len(self.cluster.scheduler.workers)
@@ -328,7 +328,7 @@ class External(_Dask):
 
     def flag(self, name):
         """A stop sign that the workers ask the scheduler for."""
-        return tasks.ClusterFlag(f"afterimage-{name}", self.client)
+        return ClusterFlag(f"afterimage-{name}", self.client)
 
     def kill(self):
         """The cluster belongs to others: drop the connection; what runs there ends with its shard."""

@@ -23,6 +23,7 @@ from audit.errors import HomeError
 from audit.files import write_json
 from audit.jobs import surrogate, tasks, tasks_pool
 from audit.jobs.cluster import EngineLost, TaskKilled
+from audit.jobs.facts import joined
 from audit.jobs.inputs import checkpoint_place, fingerprints, kept_in, require_unchanged
 from audit.jobs.pools import Pools
 from audit.jobs.shards import ShardFolder, cut, disk_bytes, images_per_shard, read_as, remove_shards, shard_key
@@ -67,7 +68,7 @@ def value_of(outcome):
 
 
 def wish_of(request):
-    """What a Request asks of the measurement, as tasks.facts_of takes it."""
+    """What a Request asks of the measurement, as audit.jobs.facts.facts_of takes it."""
     return {
         "grid_size": request.grid_size, "draws": request.noise_draws, "seed": request.seed, "batch_size": request.batch_size,
         "precision": request.precision, "attacks": tuple(request.attacks), "budget": request.attack_budget, "settings": request.settings, "api": request.api,
@@ -184,7 +185,7 @@ class Audit:
         self.failed = {surrogate.PREFIX + name: reason for name, reason in self.surrogate.facts.skipped.items()}
         self.place = surrogate.beside(self.place, self.surrogate)
         self.others = {SURROGATE: self.surrogate.facts.plan}
-        self.facts = tasks.joined(self.facts, self.surrogate.facts, SURROGATE)
+        self.facts = joined(self.facts, self.surrogate.facts, SURROGATE)
         self.ticket.update(total_calls=self.facts.calls(self.count))
 
     def _key(self):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from audit.attacks import asked_of, choose
 from audit.errors import AuditError
-from audit.jobs import tasks, tasks_surrogate
+from audit.jobs import tasks_surrogate
 from audit.jobs.cluster import EngineLost
+from audit.jobs.facts import Facts
 from audit.report.pictures import SURROGATE as PICTURE
 from audit.sources import SURROGATE
 from audit.surrogates import FOLDER, surrogate_key, surrogate_settings
@@ -26,14 +27,14 @@ class Surrogate:
     """What an audit knows of its surrogate.
 
     Attributes: path: its checkpoint; key: of `surrogate_key`; training: what `tasks_surrogate.train_surrogate` returns; info: CheckpointInfo as JSON;
-        facts: tasks.Facts of what is measured on it, tables without prefix.
+        facts: audit.jobs.facts.Facts of what is measured on it, tables without prefix.
     """
 
     path: str
     key: str
     training: dict
     info: dict
-    facts: tasks.Facts
+    facts: Facts
 
     def to_json(self, request):
         """What measurement.json says of it."""

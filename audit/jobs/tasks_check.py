@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from audit.jobs.tasks import describe, device_of_place, facts_of, networks, open_sources, prepare_process, probed, reference_problem, run_self_test, task
+from audit.jobs.facts import describe, facts_of
+from audit.jobs.outcome import task
+from audit.jobs.tasks import device_of_place, networks, open_sources, prepare_process, probed, reference_problem, run_self_test
 from audit.sources import TARGET
 
 _looked: dict = {}  # what the check that is under way has opened: first the checkpoint, then with what stands beside it, tested once the images are read

@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 
-from audit.jobs.tasks import device_of_place, prepare_process, task
+from audit.jobs.outcome import task
+from audit.jobs.tasks import device_of_place, prepare_process
 
 _opened: dict = {}  # the last backbone of this process
 _lock = threading.Lock()

@@ -4,8 +4,10 @@ import time
 
 import numpy as np
 
+from audit.jobs.facts import Facts, Opened, cpu_words
+from audit.jobs.outcome import task
 from audit.jobs.shards import read_as
-from audit.jobs.tasks import Facts, Opened, cond_of, cpu_words, device_of_place, networks, prepare_process, task
+from audit.jobs.tasks import cond_of, device_of_place, networks, prepare_process
 
 NO_CHECKPOINT = "needs a checkpoint"
 

@@ -1,6 +1,7 @@
 """Device work of a sweep over protections. audit.jobs.tasks says how tasks answer."""
 
-from audit.jobs.tasks import load_pictures, measured_on, networks, task
+from audit.jobs.outcome import task
+from audit.jobs.tasks import load_pictures, measured_on, networks
 from audit.sources import TARGET
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.jobs.tasks import device_of_place, facts_of, free, networks, prepare_process, run_self_test, task
+from audit.jobs.facts import facts_of
+from audit.jobs.outcome import task
+from audit.jobs.tasks import device_of_place, free, networks, prepare_process, run_self_test
 from audit.sources import SURROGATE, TARGET
 
 PROGRESS, PROGRESS_S, SAVE_S = "progress.json", 0.5, 20.0  # of a training: where it is, how often that is written, how much a crash can cost; seconds

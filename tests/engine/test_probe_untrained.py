@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from audit.api import Api
-from audit.jobs import tasks
+from audit.jobs.facts import facts_of
 from audit.probes import measure
 from audit.probes.api_view import ApiView
 from audit.probes.untrained import untrained
@@ -63,6 +63,6 @@ def test_through_an_api_the_untrained_copy_answers_and_not_the_network_behind(tm
 def test_a_reference_is_not_asked_for_what_is_no_score():
     wish = {"grid_size": 5, "draws": 2, "seed": 0, "batch_size": 4, "precision": "fp32", "attacks": ("naive_loss",), "budget": None, "settings": {}, "api": None}
     both = {TARGET: denoiser(), REFERENCE: denoiser(seed=1)}
-    bare, asked = (tasks.facts_of(both, wish | {"also": also}) for also in ((), ("untrained",)))
+    bare, asked = (facts_of(both, wish | {"also": also}) for also in ((), ("untrained",)))
     assert asked.calls_per_image - bare.calls_per_image == 8 and bare.calls_per_image == 2 * 5 * 2
     assert set(asked.specs) - set(bare.specs) == {"untrained/eps_mse"} and asked.values_per_image - bare.values_per_image == 8

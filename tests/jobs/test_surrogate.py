@@ -10,7 +10,8 @@ import pytest
 from audit import cli, cli_request
 from audit.analysis import analyse
 from audit.errors import RequestError
-from audit.jobs import submit, surrogate, tasks, tasks_surrogate
+from audit.jobs import submit, surrogate, tasks_surrogate
+from audit.jobs.flags import FileFlag
 from audit.jobs.store import Store
 from audit.report.run import open_run
 from models import train
@@ -120,7 +121,7 @@ def test_a_surrogate_that_diverges_costs_its_own_attacks_only_and_the_reason_is_
 
 @pytest.mark.slow
 def test_a_cancelled_training_goes_on_where_it_stopped(home, asking, monkeypatch):
-    real, asked = tasks.FileFlag.is_set, []
+    real, asked = FileFlag.is_set, []
 
     def stop_at_fifty(flag):
         asked.append(1)
@@ -129,13 +130,13 @@ def test_a_cancelled_training_goes_on_where_it_stopped(home, asking, monkeypatch
             worker._beat_once()
         return real(flag)
 
-    monkeypatch.setattr(tasks.FileFlag, "is_set", stop_at_fifty)
+    monkeypatch.setattr(FileFlag, "is_set", stop_at_fifty)
     job, _ = submit.submit_audit(home, asking())
     worker = driver(home)
     worker.run_waiting()
     stopped = Store(home.home).get(job.id)
     assert stopped.state == "cancelled" and not list((home.home / "surrogates").rglob("training.json")) and list((home.home / "surrogates").rglob("unfinished.pt"))
-    monkeypatch.setattr(tasks.FileFlag, "is_set", real)
+    monkeypatch.setattr(FileFlag, "is_set", real)
     steps = []
     monkeypatch.setattr(tasks_surrogate._Progress, "__call__", lambda self, step, of, loss: steps.append(step))
     Store(home.home).resume(job.id)

@@ -9,6 +9,7 @@ import torch
 from audit.attacks import ATTACKS
 from audit.engine import MeasurePlan, measure_block, own_grids, specs
 from audit.jobs import tasks, tasks_surrogate
+from audit.jobs.flags import FileFlag
 from audit.presets import grid
 from audit.sources import SURROGATE
 from audit.stats import evaluate
@@ -28,7 +29,7 @@ def interval(toy, x0, folder, seed=0):
     np.save(folder / "pool.npy", samples_of(toy, POOL))
     training = surrogate_settings(SURROGATE_OF_TOYS | {"seed": seed}).training(SHAPE)
     place = tasks.Place("", "", "cpu", 1)
-    outcome = tasks_surrogate.train_surrogate(place, str(folder / "pool.npy"), np.arange(POOL), training, str(folder), tasks.FileFlag(folder / "stop"))
+    outcome = tasks_surrogate.train_surrogate(place, str(folder / "pool.npy"), np.arange(POOL), training, str(folder), FileFlag(folder / "stop"))
     assert outcome.kind == "", outcome.trace
     assert (folder / "surrogate.png").exists() and outcome.value["training_seconds"] > 0 and outcome.value["kept_step"] % 100 == 0
     model = open_checkpoint(Path(folder) / "model")

@@ -327,7 +327,7 @@ def test_a_device_that_does_not_react_is_killed(home, monkeypatch):
 
 
 def _fine():
-    from audit.jobs.tasks import Outcome
+    from audit.jobs.outcome import Outcome
 
     return Outcome(1)
 
