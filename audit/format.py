@@ -215,6 +215,11 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
+def calls(n: int, what: str = "call") -> str:
+    """`1 call`, `1,088 calls`; with "model call" `1 model call`."""
+    return f"{count(n)} {what}{'' if n == 1 else 's'}"
+
+
 def count_of(part: int, whole: int) -> str:
     """`1,680 of 4,000`."""
     return f"{count(part)} of {count(whole)}"

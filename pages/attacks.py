@@ -152,7 +152,8 @@ def _does(about):
 def _limits(about, row):
     """(label, words) on the right."""
     grid = row["model_calls_per_image"]
-    measured = f"{', '.join(about.probes)}{'' if grid is None else f'; {fmt.count(grid)} model calls per image as run, to choose the setting'}"
+    as_run = "" if grid is None else f"; {fmt.calls(grid, 'model call')} per image as run, to choose the setting"
+    measured = f"{', '.join(about.probes)}{as_run}"
     known = "; ".join(about.weaknesses)
     return ("Threat model", f"{about.threat_model}: {GLOSSARY[about.threat_model]}"), ("The attacker needs", needed_words(row)), ("Measured by", measured), (
         "Settings",

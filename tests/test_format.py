@@ -136,6 +136,8 @@ def test_differences_are_signed(args, text):
     [
         (fmt.count(1680), "1,680"),
         (fmt.count_of(1680, 4000), "1,680 of 4,000"),
+        (fmt.calls(1), "1 call"),
+        (fmt.calls(1088, "model call"), "1,088 model calls"),
         (fmt.fpr(0.1), f"10{N}%"),
         (fmt.fpr(0.01), f"1{N}%"),
         (fmt.fpr(0.001), f"0.1{N}%"),

@@ -29,7 +29,7 @@ def needed_words(row):
         return None
     if found["samples"] is None:
         calls = found["model_calls_per_image"]
-        return OF_ACCESS.get(found["access"], found["access"]) + (f", {fmt.count(calls)} model call{'s' if calls > 1 else ''} for each image" if calls else "")
+        return OF_ACCESS.get(found["access"], found["access"]) + (f", {fmt.calls(calls, 'model call')} for each image" if calls else "")
     steps = "" if found["steps"] is None else f" of {fmt.count(found['steps'])} steps each"
     trained = "" if found["training_hours"] is None else f", {found['training_hours']:.2g} hours of training"
     return f"{fmt.count(found['samples'])} finished samples{steps}{trained}, and no query about an image"

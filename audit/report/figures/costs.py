@@ -54,7 +54,7 @@ def pareto_figure(run, measure="AUC", height=430):
 
 
 def _spots(fig, run, mine, xs, name, colour, measure):
-    text = [f"<b>{escape(spot.short)}</b><br>{_worth(run, spot, measure)}<br>{fmt.count(spot.calls)} calls" for spot in mine]
+    text = [f"<b>{escape(spot.short)}</b><br>{_worth(run, spot, measure)}<br>{fmt.calls(spot.calls)}" for spot in mine]
     bars = [(0, 0) if spot.low is None or spot.high is None else (spot.high - spot.value, spot.value - spot.low) for spot in mine]
     error = {"type": "data", "symmetric": False, "array": [up for up, _ in bars], "arrayminus": [down for _, down in bars], "color": colour, "thickness": 1.5, "width": 3}
     mark = {"symbol": palette.MARKER.get(mine[0].threat_model, "x"), "size": 13 if colour == palette.CHOSEN else 9, "color": colour}
@@ -124,7 +124,7 @@ def _label(fig, found, best, xs, across, up, height):
 
 
 def _pareto_alt(found, best, measure, run):
-    steps = "; ".join(f"{spot.short} with {_worth(run, spot, measure)} for {fmt.count(spot.calls)} calls" for spot in best)
+    steps = "; ".join(f"{spot.short} with {_worth(run, spot, measure)} for {fmt.calls(spot.calls)}" for spot in best)
     return f"{measure} against model calls per image for {fmt.count(len(found))} attacks; best for the price: {steps}"
 
 
