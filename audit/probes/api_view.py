@@ -26,7 +26,10 @@ class ApiView(Denoiser):
 
     def __init__(self, denoiser, api, seed=0):
         if not denoiser.pixel_space:
-            raise RequestError("--api needs a model of pixels. This one works on latents, whose pictures would have to be encoded again for every query.")
+            raise RequestError(
+                "--api needs a model of pixels. An API of this one shows decoded pictures, and attacks compare latents: each answer would have to be encoded again, "
+                "and the autoencoder's own error would count as the model's. Leave --api out; rediffuse compares pictures without it."
+            )
         length, channels = len(denoiser.schedule), denoiser.image_shape[0]
         if api.steps is not None and api.steps > length:
             raise RequestError(f"--api steps is {api.steps:,}. Expected at most {length:,}, the steps of this model.")

@@ -63,7 +63,10 @@ class OpenAI:
         filled, network, made = {"variance": "fixed_large"} if "variance" in parsed.info.missing else {}, None, {}
         for combination in itertools.product(*choices) if choices else ():
             values = {name: value for part in combination for name, value in part.items()}
-            denoiser = _build(_parse(path, overrides | filled | values), network)
+            tried = _parse(path, overrides | filled | values)
+            if values.get("attention_order") == "new" and _one_head(tried):
+                continue  # both orders are the same
+            denoiser = _build(tried, network)
             network = network or denoiser.network
             made[", ".join(f"{name} {value}" for name, value in values.items())] = denoiser
         return made
@@ -83,6 +86,12 @@ class OpenAIDenoiser(Denoiser):
         """Raw output, (N,C or 2C,H,W); cond: (N,) class labels of a class-conditional network."""
         t = t_network if self.scale is None else t_network.float() * self.scale
         return self.network(xt, t, None if self.classes is None else labels_for(cond, self.classes, xt))
+
+
+def _one_head(parsed):
+    """True where every attention block has a single head."""
+    heads = _heads(parsed.decided)
+    return all(heads.at(width, way) == 1 for width in _attention_widths(parsed.layout) for way in ("down", "up"))
 
 
 def _choices(parsed):
