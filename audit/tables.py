@@ -34,6 +34,7 @@ class Table:
     Attributes:
         name: "eps_mse", "reference/eps_mse", …; axis: "timestep", "feature" or "none".
         timesteps: int64 (K,) for axis "timestep", else None; measured, scored: bool (K,); draws: S; images: N.
+    Each array below raises RunFolderError where its file is missing, cut or of another shape.
     """
 
     folder: Path
@@ -45,38 +46,47 @@ class Table:
     draws: int
     images: int
 
-    def _load(self, suffix):
-        return np.load(self.folder / f"{stem(self.name)}{suffix}.npy", mmap_mode="r", allow_pickle=False)
+    def _load(self, suffix, *shape):
+        file = self.folder / f"{stem(self.name)}{suffix}.npy"
+        try:
+            found = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise RunFolderError(f"The table {file.name} of {self.folder.parent.name} is missing or cut. Expected what the audit wrote: run the audit again.") from None
+        if found.shape != shape:
+            raise RunFolderError(
+                f"The table {file.name} of {self.folder.parent.name} has the shape {found.shape}, tables/index.json says {shape}. Run the audit again."
+            )
+        return found
 
     @cached_property
     def values(self):
         """(K,N) float32, mean over draws, NaN columns where not measured."""
-        return self._load("")
+        return self._load("", len(self.measured), self.images)
 
     @cached_property
     def per_draw(self):
         """(S,K,N) float32."""
-        return self._load(".draws")
+        return self._load(".draws", self.draws, len(self.measured), self.images)
 
     @cached_property
     def prefix(self):
         """(M+1,N) float64 centred running sum over scored timesteps."""
-        return self._load(".prefix")
+        return self._load(".prefix", len(self.scored_index) + 1, self.images)
 
     @cached_property
     def sorted_values(self):
         """(M,N) float32, smallest first per image."""
-        return self._load(".sorted")
+        return self._load(".sorted", len(self.scored_index), self.images)
 
     @cached_property
     def sorted_prefix(self):
         """(M+1,N) float64 centred running sum of the sorted values."""
-        return self._load(".sorted_prefix")
+        return self._load(".sorted_prefix", len(self.scored_index) + 1, self.images)
 
     @cached_property
     def centres(self):
         """(2,M) float64: per-timestep and per-rank means that the prefix files leave out."""
-        return self._load(".centres")
+        return self._load(".centres", 2, len(self.scored_index))
 
     @cached_property
     def scored_index(self):
@@ -113,6 +123,9 @@ class Tables(dict):
             index = json.loads((folder / "index.json").read_text())
         except (OSError, ValueError):
             raise RunFolderError(f"The tables of {folder.parent.name} are missing or damaged. Expected tables/index.json: run the audit again.") from None
+        for name, t in index["tables"].items():
+            if not len(t["measured"]) == len(t["scored"]) == len(t["measured"] if t["timesteps"] is None else t["timesteps"]):
+                raise RunFolderError(f"tables/index.json of {folder.parent.name} is damaged: the columns of {name[:60]} do not fit each other. Run the audit again.")
         return cls(
             {
                 name: Table(

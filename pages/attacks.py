@@ -54,8 +54,13 @@ def picture(run, measure):
     crossed = run.report["queries"]["split"] == "cross-fitted"
     words = "Bars: 95 % intervals. Points of the same price stand side by side. "
     words += "The line joins the largest value at each price; it is drawn by looking, so whether one step of it is more than luck is for the table to say. "
+    words += "".join(f"{series.card(name)[0]}: once for all images, and an attacker with one image pays all of it. " for name in series.done(run) if _once(run.attack(name)))
     words += f"n = {fmt.count(members)} members + {fmt.count(n)} non-members held out"
     st.caption(words + (", evaluation half of the first of 10 cross-fitting repeats." if crossed else "."))
+
+
+def _once(row):
+    return bool((row.get("needed") or {}).get("model_calls_once"))
 
 
 def table(run, rows, measure):

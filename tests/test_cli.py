@@ -245,6 +245,27 @@ def test_rescore_report_and_export_on_a_run(run_folder, tmp_path, capsys):
         assert data["eps_mse"].shape == (900, 20)
 
 
+@pytest.mark.parametrize(("damage", "words"), [("gone", "is missing or cut"), ("cut", "is missing or cut"), ("other", "has the shape"), ("index", "do not fit each other")])
+def test_rescore_of_damaged_tables(run_folder, tmp_path, capsys, damage, words):
+    """One line that names the table; the report stays."""
+    folder = shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("thumbnails"))
+    file, index, before = folder / "tables" / "eps_mse.npy", folder / "tables" / "index.json", (folder / "report.json").read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:500])
+    elif damage == "other":
+        np.save(file, np.load(file)[:-1])
+    else:
+        held = json.loads(index.read_text())
+        held["tables"]["eps_mse"]["timesteps"].pop()
+        index.write_text(json.dumps(held))
+    assert main(["rescore", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err and "eps_mse" in err and "Run the audit again" in err.replace("run the", "Run the")
+    assert (folder / "report.json").read_bytes() == before
+
+
 def test_the_result_of_few_images_counts_those_behind_each_number(run_folders, capsys):
     """Below 400 a side the AUC counts every image, a TPR the half of the first repeat."""
     print_result(run_folders / "few")

@@ -45,6 +45,7 @@ class Card:
         settings: what a user may fix; probes: names in audit.probes, or of what is measured without a network in audit.pool.measures;
             tables: tables it reads; weaknesses: known ones.
         needs: what an audit must have beside a checkpoint ("pool"): without it the attack is skipped.
+        once: whether its calls are made once for all images, so that none of them belongs to one.
         on: the source that its probes are run on, as in audit.sources: the target, or a surrogate.
     """
 
@@ -60,6 +61,7 @@ class Card:
     tables: tuple[str, ...]
     weaknesses: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    once: bool = False
     on: str = TARGET
 
     def to_json(self):

@@ -27,6 +27,7 @@ class GrayFree(SteppedAttack):
             "bland images lie near any generation",
             "skipped for models that are asked with class labels or captions: each would need generations of its own",
         ),
+        once=True,
     )
 
     def value(self, read, choice):

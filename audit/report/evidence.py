@@ -118,6 +118,8 @@ def _calls(row):
     alone, grid = row["model_calls_at_setting"], row["model_calls_per_image"]
     if grid is None:
         return ""
+    if (row.get("needed") or {}).get("model_calls_once"):
+        return f"{fmt.count(alone)} once for all images"
     return f"{fmt.count(grid)} as run" if alone is None else f"{fmt.count(alone)} at this setting, {fmt.count(grid)} as run"
 
 
