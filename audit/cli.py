@@ -327,11 +327,12 @@ def _on_device(store):
 def _jobs(args):
     jobs = _on_device(_store())
     if args.json:
-        fields = ("id", "kind", "name", "state", "folder", "created", "finished", "error", "result")
+        fields = ("id", "kind", "name", "state", "folder", "created", "finished", "cancel_requested", "error", "result")
         print(json.dumps([{f: getattr(job, f) for f in fields} for job in jobs], indent=1))
         return OK
     for job in jobs:
-        print(f"{job.id}  {job.state:<10} {round(100 * job.fraction):>3} %  {job.name}" + (f"  {job.error}" if job.error else ""))
+        state = "cancelling" if job.active and job.cancel_requested else job.state
+        print(f"{job.id}  {state:<10} {round(100 * job.fraction):>3} %  {job.name}" + (f"  {job.error}" if job.error else ""))
     if not jobs:
         print("no jobs")
     return OK

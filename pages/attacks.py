@@ -69,7 +69,7 @@ def table(run, rows, measure):
     if compared is None:
         notice("older", "warning", OLDER)
         st.code("python -m audit rescore DIR", language="bash")
-    against, lead = {row["b"]: row for row in compared or ()}, run.report["verdict"]["headline_attack"]
+    against, lead = {row["a"]: row for row in compared or ()}, run.report["verdict"]["headline_attack"]
     frame = pd.DataFrame([_row(run, row, measure, against, lead) for row in rows]).fillna({"status": "done"})  # no such column where all are done
     right = st.column_config.Column(alignment="right")
     columns = {"attack": st.column_config.Column(pinned=True), "calls": st.column_config.Column(alignment="right", help="Model calls per image at the chosen setting.")}

@@ -183,14 +183,14 @@ def test_comparisons_are_those_of_the_evaluation_rows(which, request):
     report, scores = json.loads((folder / "report.json").read_text()), pd.read_csv(folder / "scores.csv")
     held_out, headline = scores[scores.half == "evaluation"], report["verdict"]["headline_attack"]
     members, areas = held_out[held_out.is_member], {row["name"]: row["curve_auc"] for row in report["attacks"]}
-    assert [row["b"] for row in report["comparisons"]] == [name for name in areas if name != headline] and len(areas) == 4
+    assert [row["a"] for row in report["comparisons"]] == [name for name in areas if name != headline] and len(areas) == 4
     listed = {name: set(members[name].nlargest(report["comparisons"][0]["overlap_of"]).index) for name in areas}
     for row in report["comparisons"]:
-        assert row["a"] == headline and row["overlap_of"] == min(50, len(members) // 2) and row["overlap_chance"] == row["overlap_of"] / len(members)
-        assert row["difference"] == pytest.approx(areas[row["b"]] - areas[headline], abs=1e-12)
-        again = paired_difference(held_out[headline].to_numpy(), held_out[row["b"]].to_numpy(), held_out.is_member.to_numpy())
+        assert row["b"] == headline and row["overlap_of"] == min(50, len(members) // 2) and row["overlap_chance"] == row["overlap_of"] / len(members)
+        assert row["difference"] == pytest.approx(areas[row["a"]] - areas[row["b"]], abs=1e-12)
+        again = paired_difference(held_out[headline].to_numpy(), held_out[row["a"]].to_numpy(), held_out.is_member.to_numpy())
         assert (row["low"], row["high"], row["p_unadjusted"], row["reason"]) == (again.low, again.high, again.p_value, None)
-        assert row["overlap"] == len(listed[headline] & listed[row["b"]]) / row["overlap_of"]
+        assert row["overlap"] == len(listed[headline] & listed[row["a"]]) / row["overlap_of"]
     assert [row["p_value"] for row in report["comparisons"]] == holm([row["p_unadjusted"] for row in report["comparisons"]])
     assert "comparisons" not in report["not_checked"]
 

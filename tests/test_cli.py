@@ -339,3 +339,7 @@ def test_the_queue_lists_and_cancels_sweeps_beside_audits(tmp_path, monkeypatch,
     assert {(job["id"], job["kind"]) for job in json.loads(capsys.readouterr().out)} == {(ids[0], "audit"), (ids[2], "protections")}
     assert main(["cancel", ids[2]]) == 0 and [store.get(id).state for id in ids] == ["queued", "queued", "cancelled"]
     assert main(["cancel", ids[1]]) == 2
+    store.claim("worker")
+    assert main(["cancel", ids[0]]) == 0 and store.get(ids[0]).state == "running"
+    capsys.readouterr()
+    assert main(["jobs"]) == 0 and f"{ids[0]}  cancelling" in capsys.readouterr().out

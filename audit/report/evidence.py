@@ -24,7 +24,7 @@ BLIND_AUC = (
 )
 COMPARED = (
     "from audit.stats.paired import paired_difference; import numpy as np; e=np.array([x['half']=='evaluation' for x in r]); "
-    "print(paired_difference(*(np.array([float(x[k]) for x in r])[e] for k in ('{a}', '{b}')), np.array(m)[e]).value)"
+    "print(paired_difference(*(np.array([float(x[k]) for x in r])[e] for k in ('{b}', '{a}')), np.array(m)[e]).value)"
 )
 READ_BYTES = 1 << 20
 
@@ -218,7 +218,7 @@ def _compared(run):
     difference, p, _ = comparison_cells(row)
     members, n = curve_images(run.report)
     half = f"evaluation half{'' if run.report['queries']['split'] == 'half' else ' of the first repeat'}; the calibration half chose both"
-    what = f"AUC of {title_of(row['b'])} minus that of {title_of(row['a'])}, the largest of {fmt.count(len(rows))} differences"
+    what = f"AUC of {title_of(row['a'])} minus that of {title_of(row['b'])}, the largest of {fmt.count(len(rows))} differences"
     files = tuple(dict.fromkeys((*_files_of(run, row["a"]), *_files_of(run, row["b"]))))
     how, judged = f"paired DeLong on the same images, Holm over {fmt.count(len(rows))}", f"{fmt.count(members)} members + {fmt.count(n)} non-members"
     value, _, interval = difference.partition(" ")

@@ -233,7 +233,7 @@ def comparison_note(report):
     members, n = curve_images(report)
     images = f"{fmt.count(members)} members + {fmt.count(n)} non-members, evaluation half{'' if report['queries']['split'] == 'half' else ' of the first repeat'}"
     lists = f"by chance two lists of {fmt.count(rows[0]['overlap_of'])} members would share {fmt.fixed(rows[0]['overlap_chance'] * rows[0]['overlap_of'], 0)}"
-    return f"AUC minus that of {title_of(rows[0]['a'])}, same images (n = {images}): paired DeLong, 95 % intervals; p after Holm over {fmt.count(len(rows))}; {lists}."
+    return f"AUC minus that of {title_of(rows[0]['b'])}, same images (n = {images}): paired DeLong, 95 % intervals; p after Holm over {fmt.count(len(rows))}; {lists}."
 
 
 # --- one image, the whole set, ε ----------------------------------------------------------------------------------------------------------------

@@ -216,8 +216,8 @@ def _compared(report):
     rows = report.get("comparisons")
     if not rows:
         return ""
-    heads = ("attack", f"AUC minus that of {words.title_of(rows[0]['a'])}", "p", f"in common among the {fmt.count(rows[0]['overlap_of'])} most exposed")
-    cells = [(words.title_of(row["b"]), *comparison_cells(row)) for row in rows]
+    heads = ("attack", f"AUC minus that of {words.title_of(rows[0]['b'])}", "p", f"in common among the {fmt.count(rows[0]['overlap_of'])} most exposed")
+    cells = [(words.title_of(row["a"]), *comparison_cells(row)) for row in rows]
     return f"{table(heads, cells, 'wide')}<p class='note'>{escape(comparison_note(report))}</p>"
 
 

@@ -117,7 +117,7 @@ def compare_all(scores, lead, is_member, clusters=None):
     """Every other attack against one, on the same images.
 
     Args: scores: {attack: (N,)}, each fixed before these images were looked at; lead: one of them, chosen in the same way; is_member, clusters: as paired_difference.
-    Returns: list of plain dicts in the order of `scores`: a = lead, b, difference = AUC of b - AUC of a, low, high, p_value (two-sided, Holm over the list),
+    Returns: list of plain dicts in the order of `scores`: a, b = lead, difference = AUC of a - AUC of b, low, high, p_value (two-sided, Holm over the list),
         p_unadjusted, overlap, overlap_of, overlap_chance (of exposed_overlap), reason (why there is no interval, or None).
     Raises: AttackError, ImageSetError.
     """
@@ -125,7 +125,7 @@ def compare_all(scores, lead, is_member, clusters=None):
     for name in scores:
         if name != lead:
             found, shared = paired_difference(scores[lead], scores[name], is_member, clusters), exposed_overlap(scores[lead], scores[name], is_member)
-            row = {"a": lead, "b": name, "difference": found.value, "low": found.low, "high": found.high, "p_value": None, "p_unadjusted": found.p_value}
+            row = {"a": name, "b": lead, "difference": found.value, "low": found.low, "high": found.high, "p_value": None, "p_unadjusted": found.p_value}
             row |= {"overlap": shared.share, "overlap_of": shared.of, "overlap_chance": shared.chance, "reason": None if found.status == "ok" else found.status}
             rows.append(row)
     for row, p in zip(rows, holm([row["p_unadjusted"] for row in rows]), strict=True):

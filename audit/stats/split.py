@@ -8,7 +8,8 @@ from audit.stats.streams import stream
 
 
 def half_split(is_member, seed, clusters=None, repeat=0):
-    """Split each class in two at random, by one order of the images: calling members non-members changes nothing.
+    """Split each class in two at random, by one order of the images: calling members non-members changes nothing. (An audit
+    with its two folders exchanged has its images in another order, and so other halves.)
 
     Without clusters each class gives its first floor(half) in that order to calibration. With clusters (near-duplicates, frames of one clip) a cluster is never
     torn: the largest are placed first, each where the two halves come out most even in both classes, a coin where that makes no difference.

@@ -118,10 +118,10 @@ def test_the_table_prints_the_comparisons_of_the_report(every):
     table, headline = at.dataframe[0].value, run.report["verdict"]["headline_attack"]
     assert table["attack"].tolist() == [card(name)[0] for name in order(run)] and "status" not in table
     for row in run.report["comparisons"]:
-        shown = table[table["attack"] == card(row["b"])[0]].iloc[0]
+        shown = table[table["attack"] == card(row["a"])[0]].iloc[0]
         assert shown["difference of AUC"] == fmt.difference(row["difference"], row["low"], row["high"]) and shown["p"] == fmt.p_value(row["p_value"])
         assert shown["in common"] == f"{round(50 * row['overlap'])} of 50"
-        assert shown["calls"] == fmt.count(run.attack(row["b"])["model_calls_at_setting"])
+        assert shown["calls"] == fmt.count(run.attack(row["a"])["model_calls_at_setting"])
     assert table[table["attack"] == card(headline)[0]].iloc[0]["difference of AUC"] == "headline attack"
     assert any("Holm over 13" in c.value and "would share 11" in c.value for c in at.caption)
 
