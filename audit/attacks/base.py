@@ -40,6 +40,7 @@ class Card:
             tables: tables it reads; weaknesses: known ones.
         needs: what an audit must have beside a checkpoint ("pool"): without it the attack is skipped.
         on: the source that its probes are run on, as in audit.sources: the target, or a surrogate.
+        once: whether its model calls serve all images at once, whatever their number.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Card:
     weaknesses: tuple[str, ...]
     needs: tuple[str, ...] = ()
     on: str = TARGET
+    once: bool = False
 
     def to_json(self):
         """Plain dict for `audit attacks --json`."""

@@ -22,6 +22,7 @@ class GrayFree(SteppedAttack):
         settings=(AT,),
         probes=("gray_free",),
         tables=("gray_free_mse",),
+        once=True,
         weaknesses=(
             "64 generations reach few of many training images: a null result with more than about a hundred members says nothing",
             "bland images lie near any generation",

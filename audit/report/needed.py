@@ -11,14 +11,16 @@ def needed(card, calls, pool, surrogate=None):
 
     Args: card: audit.attacks.base.Card; calls: model calls per image at the chosen setting; pool: what measurement.json says of the sample pool, or None;
         surrogate: what it says of a surrogate, or None.
-    Returns: {"access", "samples", "steps": of each sample (None for given ones), "model_calls_per_image", "training_hours"}; None = not needed.
+    Returns: {"access", "samples", "steps": of each sample (None for given ones), "model_calls_per_image", "model_calls_once" (for all images together), "training_hours"};
+        None = not needed.
     """
     access = "variations" if card.threat_model == "black-box" and "pool" not in card.needs else ACCESS[card.threat_model]
-    found = {"access": access, "samples": None, "steps": None, "model_calls_per_image": calls or None, "training_hours": None}
+    found = {"access": access, "samples": None, "steps": None, "model_calls_per_image": None, "model_calls_once": None, "training_hours": None}
+    found["model_calls_once" if card.once else "model_calls_per_image"] = calls or None
     if "pool" in card.needs and pool is not None:
         found |= {"samples": pool["images"], "steps": pool["steps"]}
     if "surrogate" in card.needs and surrogate is not None:  # its answers cost the target nothing
-        found |= {"model_calls_per_image": None, "training_hours": surrogate["training_seconds"] / 3600}
+        found |= {"model_calls_per_image": None, "model_calls_once": None, "training_hours": surrogate["training_seconds"] / 3600}
     return found
 
 
@@ -28,8 +30,8 @@ def needed_words(row):
     if not found:
         return None
     if found["samples"] is None:
-        calls = found["model_calls_per_image"]
-        return OF_ACCESS.get(found["access"], found["access"]) + (f", {fmt.calls(calls, 'model call')} for each image" if calls else "")
+        kinds = (("model_calls_per_image", "each image"), ("model_calls_once", "all images together"))
+        return ", ".join([OF_ACCESS.get(found["access"], found["access"]), *(f"{fmt.calls(made, 'model call')} for {whom}" for kind, whom in kinds if (made := found.get(kind)))])
     steps = "" if found["steps"] is None else f" of {fmt.count(found['steps'])} steps each"
     trained = "" if found["training_hours"] is None else f", {found['training_hours']:.2g} hours of training"
     return f"{fmt.count(found['samples'])} finished samples{steps}{trained}, and no query about an image"

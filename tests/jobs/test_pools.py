@@ -51,7 +51,7 @@ def test_samples_are_drawn_searched_and_reported(home, drawn, monkeypatch):
     assert (report["pool"]["sampler"], report["pool"]["steps"], report["pool"]["seed"], report["pool"]["kind"]) == ("ddim", 4, 0, "drawn") and "pool" not in report["not_checked"]
     rows = {row["name"]: row for row in report["attacks"]}
     assert {row["status"] for row in rows.values()} == {"done"} and rows["nearest"]["model_calls_at_setting"] == 0
-    assert rows["nearest"]["needed"] == {"access": "samples", "samples": 20, "steps": 4, "model_calls_per_image": None, "training_hours": None}
+    assert rows["nearest"]["needed"] == {"access": "samples", "samples": 20, "steps": 4, "model_calls_per_image": None, "model_calls_once": None, "training_hours": None}
     assert rows["loss_eps"]["needed"]["access"] == "weights" and rows["loss_eps"]["needed"]["samples"] is None
     opened = open_run(job.folder)
     table, chosen = opened.tables["nearest_pixels"], rows["nearest"]["settings"]
