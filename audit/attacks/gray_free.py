@@ -22,12 +22,12 @@ class GrayFree(SteppedAttack):
         settings=(AT,),
         probes=("gray_free",),
         tables=("gray_free_mse",),
+        once=True,
         weaknesses=(
             "64 generations reach few of many training images: a null result with more than about a hundred members says nothing",
             "bland images lie near any generation",
             "skipped for models that are asked with class labels or captions: each would need generations of its own",
         ),
-        once=True,
     )
 
     def value(self, read, choice):

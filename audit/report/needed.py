@@ -11,13 +11,12 @@ def needed(card, calls, pool, surrogate=None):
 
     Args: card: audit.attacks.base.Card; calls: model calls per image at the chosen setting; pool: what measurement.json says of the sample pool, or None;
         surrogate: what it says of a surrogate, or None.
-    Returns: {"access", "samples", "steps": of each sample (None for given ones), "model_calls_per_image", "model_calls_once": for all images
-        together, "training_hours"}; None = not needed.
+    Returns: {"access", "samples", "steps": of each sample (None for given ones), "model_calls_per_image", "model_calls_once" (for all images together), "training_hours"};
+        None = not needed.
     """
     access = "variations" if card.threat_model == "black-box" and "pool" not in card.needs else ACCESS[card.threat_model]
-    found = {"access": access, "samples": None, "steps": None, "model_calls_per_image": calls or None, "model_calls_once": None, "training_hours": None}
-    if card.once:
-        found |= {"model_calls_per_image": None, "model_calls_once": calls}
+    found = {"access": access, "samples": None, "steps": None, "model_calls_per_image": None, "model_calls_once": None, "training_hours": None}
+    found["model_calls_once" if card.once else "model_calls_per_image"] = calls or None
     if "pool" in card.needs and pool is not None:
         found |= {"samples": pool["images"], "steps": pool["steps"]}
     if "surrogate" in card.needs and surrogate is not None:  # its answers cost the target nothing
@@ -31,9 +30,8 @@ def needed_words(row):
     if not found:
         return None
     if found["samples"] is None:
-        each, once = found["model_calls_per_image"], found.get("model_calls_once")
-        calls = f", {fmt.calls(once, 'model call')} once for all images" if once else f", {fmt.calls(each, 'model call')} for each image" if each else ""
-        return OF_ACCESS.get(found["access"], found["access"]) + calls
+        kinds = (("model_calls_per_image", "each image"), ("model_calls_once", "all images together"))
+        return ", ".join([OF_ACCESS.get(found["access"], found["access"]), *(f"{fmt.calls(made, 'model call')} for {whom}" for kind, whom in kinds if (made := found.get(kind)))])
     steps = "" if found["steps"] is None else f" of {fmt.count(found['steps'])} steps each"
     trained = "" if found["training_hours"] is None else f", {found['training_hours']:.2g} hours of training"
     return f"{fmt.count(found['samples'])} finished samples{steps}{trained}, and no query about an image"
@@ -43,6 +41,4 @@ def pool_words(pool):
     """`2,000 samples, DDIM in 50 steps, seed 0, sha256 …`: what an audit's samples are. Args: pool: of report.json."""
     made = "given by the owner" if pool["kind"] == "given" else f"drawn by {pool['sampler'].replace('ddim', 'DDIM')} in {fmt.count(pool['steps'])} steps, seed {pool['seed']}"
     asked = f", {fmt.count(pool['classes'])} classes in turn" if pool.get("classes") else ""
-    if pool.get("captions") is not None:
-        asked = f", by {fmt.count(pool['captions'])} captions of the query images in turn" if pool["captions"] else ", by the empty prompt"
     return f"{fmt.count(pool['images'])} samples, {made}{asked}"

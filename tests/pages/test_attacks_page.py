@@ -157,6 +157,10 @@ def test_the_card_says_what_the_attack_does(every):
     said, about = [t.value for t in at.text], ATTACKS["secmi"].card
     assert not at.exception and {about.equation, about.source, about.differs} <= set(said)
     assert any("loses to data augmentation" in t for t in said) and any(t.startswith("gray-box: ") for t in said)
+    for name, words in (("secmi", "for each image"), ("gray_free", "for all images together"), ("sima", ", 1 model call for each image")):
+        at.selectbox(key="card").set_value(name).run()
+        calls = fmt.calls(open_run(every / "runs" / "every").attack(name)["model_calls_at_setting"], "model call")
+        assert [t.value for t in at.text if t.value.endswith(words) and calls in t.value], name
 
 
 def test_an_attack_that_costs_nothing_stands_at_the_left_edge(every):
