@@ -41,4 +41,6 @@ def pool_words(pool):
     """`2,000 samples, DDIM in 50 steps, seed 0, sha256 …`: what an audit's samples are. Args: pool: of report.json."""
     made = "given by the owner" if pool["kind"] == "given" else f"drawn by {pool['sampler'].replace('ddim', 'DDIM')} in {fmt.count(pool['steps'])} steps, seed {pool['seed']}"
     asked = f", {fmt.count(pool['classes'])} classes in turn" if pool.get("classes") else ""
+    if pool.get("captions") is not None:
+        asked = f", by {fmt.count(pool['captions'])} captions of the query images in turn" if pool["captions"] else ", by the empty prompt"
     return f"{fmt.count(pool['images'])} samples, {made}{asked}"

@@ -59,10 +59,10 @@ def test_the_models_have_the_auc_and_tpr_that_they_state(model):
         assert point.low - 0.005 <= model.tpr(0.1) <= point.high + 0.005
 
 
-def test_the_page_names_every_simulation_and_every_random_stream():
-    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+def test_the_pages_name_every_simulation_and_every_random_stream():
+    page, checkpoints = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("statistics", "checkpoints"))
     commands = {path.name for path in (ROOT / "tests" / "simulations").glob("*.py") if "main(__doc__" in path.read_text(encoding="utf-8")}
-    assert len(commands) > 12 and {name for name in commands if f"python tests/simulations/{name}" not in page} == set()
+    assert len(commands) > 12 and {name for name in commands if f"python tests/simulations/{name}" not in page + checkpoints} == set()
     table = page[page.index("| stream |") : page.index("Two more are hashes")]
     named = {part for path in (ROOT / "audit").rglob("*.py") for part in re.findall(r"stream\([\w.]+, f?\"([^\"{]+)", path.read_text(encoding="utf-8"))}
     assert {"split ", "permutation ", "blind", "non-members twice "} <= named
