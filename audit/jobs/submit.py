@@ -23,7 +23,8 @@ CHECK_FIELDS = (
 def submit_audit(config, request, out=None):
     """Queue an audit and make sure that a worker is alive.
 
-    A folder that holds the same request is gone on with: a failed or cancelled job is resumed, a finished one is returned as it is.
+    A folder that holds the same request is gone on with: a failed or cancelled job is resumed, a finished one is returned as it is. One whose audit stopped before
+    anything was measured, over a wrong input for instance, is taken by another request.
 
     Args:
         config: audit.config.Config; request: audit.request.Request with absolute paths.
@@ -37,10 +38,12 @@ def submit_audit(config, request, out=None):
     folder = None if out is None else Path(os.path.abspath(out))
     if folder is not None:
         _check_place(folder, request)
-        held = _held_request(folder)
+        held, known = _held_request(folder), store.find_folder(folder)
         if held is not None and held.identity() != request.identity():
-            raise RunFolderError(f"{folder.name} holds another audit ({held.name}). Expected an empty folder or the same request: choose another --out.")
-        known = store.find_folder(folder)
+            if not _measured_nothing(folder, known):
+                raise RunFolderError(f"{folder.name} holds another audit ({held.name}). Expected an empty folder or the same request: choose another --out.")
+            store.delete(known.id)
+            held = None
         if held is not None and known is not None:
             return _go_on(config, store, known)
     identity = request.identity()
@@ -162,6 +165,11 @@ def _held_request(folder):
         raise RunFolderError(f"{folder.name} holds other files and no audit. Expected an empty folder or a run folder: choose another --out.") from None
     except (OSError, ValueError, TypeError, RequestError):
         raise RunFolderError(f"{folder.name} has a request.json that cannot be read. Expected an empty folder or a run folder: choose another --out.") from None
+
+
+def _measured_nothing(folder, job):
+    """Whether a run folder holds no more than what a job wrote that stopped at its inputs. Args: job: the newest of this folder, or None."""
+    return job is not None and job.state in ("failed", "cancelled") and {path.name for path in folder.iterdir()} <= {"request.json", "log.txt"}
 
 
 def _make_folder(folder, request):

@@ -402,6 +402,21 @@ def test_told_to_end_the_job_goes_back_to_the_queue(home, request_for, monkeypat
     assert waiting.state == "queued" and waiting.owner == ""
 
 
+def test_the_folder_of_an_audit_that_measured_nothing_is_taken_by_a_corrected_request(home, request_for, tmp_path):
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "cat.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    failed = run(home, request_for(members=str(tmp_path / "wrong")), out=out)
+    assert failed.state == "failed" and {path.name for path in out.iterdir()} == {"request.json", "log.txt"}
+    job, created = submit.submit_audit(home, request_for(), out)
+    assert created and [listed.id for listed in Store(home.home).list()] == [job.id] != [failed.id]
+    assert json.loads((out / "request.json").read_text())["members"] == request_for().members
+    Store(home.home).request_cancel(job.id)
+    (out / "queries.json").touch()  # something of an audit that had begun
+    with pytest.raises(RunFolderError, match="another audit"):
+        submit.submit_audit(home, request_for(seed=1), out)
+
+
 def test_out_folders(home, request_for, tmp_path, pair):
     out = tmp_path / "out"
     job, created = submit.submit_audit(home, request_for(), out)
