@@ -1,7 +1,6 @@
 """ckpt.pt of pytorch-ddpm (SecMI, PIA) against diffusers' UNet2DModel, onto which its tensors map one to one; and families refused by name."""
 
 import functools
-import math
 
 import numpy as np
 import pytest
@@ -13,15 +12,10 @@ from models.checkpoint import inspect_checkpoint
 from models.errors import CheckpointError, UnsafeCheckpoint
 from models.nets.ddpm_unet import DDPMUNet
 from tests.models import openai_reference as reference
+from tests.models.tiny import interleaved_table
 
 SMALL = {"steps": 50, "channels": 3, "first_width": 32, "widths": (32, 64, 64), "num_res_blocks": 1, "attention": (1,)}
 RECIPE = {"recipe": "pytorch-ddpm", "image_size": 16}
-
-
-def table(steps, width):
-    """The stored timestep table: sines and cosines, interleaved."""
-    rows = [[f(t * math.exp(-2 * i / width * math.log(10_000))) for i in range(width // 2) for f in (math.sin, math.cos)] for t in range(steps)]
-    return torch.tensor(rows, dtype=torch.float32)
 
 
 def random_state(seed=0, **changes):
@@ -37,7 +31,7 @@ def _random_state(seed, changes):
     for name, shape in shapes.items():
         values = torch.randn(shape, generator=rng)
         state[name] = 0.1 * values if name.endswith("bias") else 1 + 0.2 * values if len(shape) == 1 else values / np.prod(shape[1:]) ** 0.5
-    return state | {"time_embedding.timembedding.0.weight": table(arguments["steps"], arguments["first_width"])}
+    return state | {"time_embedding.timembedding.0.weight": interleaved_table(arguments["steps"], arguments["first_width"])}
 
 
 def checkpoint(**changes):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -182,3 +183,9 @@ def save_stable_diffusion(folder, index=True, scheduler_config=None, text=None, 
         entries |= {"image_encoder": [None, None]}
         (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__} | entries))
     return unet, autoencoder, state
+
+
+def interleaved_table(steps, width):
+    """float32 (steps,width), the timestep table that pytorch-ddpm stores: sines and cosines, interleaved."""
+    rows = [[f(t * math.exp(-2 * i / width * math.log(10_000))) for i in range(width // 2) for f in (math.sin, math.cos)] for t in range(steps)]
+    return torch.tensor(rows, dtype=torch.float32)
