@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests import browser
 from tests.synthetic import synthetic_run
 
-PAGES = ("", "roc", "trajectories", "truncation", "report", "runs", "new")
+PAGES = ("", "roc", "trajectories", "truncation", "images", "samples", "attacks", "report", "runs", "new")
 
 
 def server_of(port):
