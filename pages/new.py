@@ -313,6 +313,8 @@ def _price(config, column, preset, used):
             st.text("Nothing was measured: the checkpoint or the sets cannot be audited, or the device is busy.")
         for number, (icon, text) in enumerate(_summary(answers, reference, terms, settings, samples)):
             words.line(f"summary_{number}", icon, text)
+        if price and samples.attacks and not answers.part("training") and answers.pending:
+            checks.waiting(config, answers, "Measuring the training …")
         name_key = words.name_key(chosen["checkpoint"])
         name = st.text_input("Name", max_chars=80, key=name_key, value=words.default_name(chosen["checkpoint"]), persist_state="session").strip()
         reason = words.start_reason(chosen, answers, used, name, price, config, how, samples, terms["problem"] or reference.problem)
