@@ -18,6 +18,12 @@ KINDS |= {"api": (str, dict), "pool": (str, int)}
 KINDS |= dict.fromkeys(("timesteps", "draws", "seed", "budget", "batch_size", "pool_steps"), (int,))
 EXPECTED = {"attacks": "names, or a list of names", "settings": "attack: {name: value}", "randomised_split": "true or false", "claimed_dp": "EPS,DELTA such as 3,1e-5"}
 EXPECTED |= {"api": "KEY=VALUE,… such as steps=20,bits=8", "pool": "a number of samples, or a path"}
+BESIDE = {  # paths that may be given: what is expected there, and what must hold
+    "reference": ("a path to a checkpoint", Path.exists),
+    "labels": ("a .csv with the columns image,class", Path.is_file),
+    "captions": ("a .csv with the columns image,caption", Path.is_file),
+    "manifest": ("the file that python -m audit split wrote", Path.is_file),
+}
 
 
 def run_flags(run):
@@ -102,22 +108,12 @@ def request_from(args):
         if not path.exists():
             raise RequestError(f"--{name}: {path.name} was not found. Check the path.")
         given[name] = str(path)
-    if given.get("reference"):
-        path = _resolved("reference", given["reference"])
-        if not path.exists():
-            raise RequestError(f"--reference: {path.name} was not found. Expected a path to a checkpoint: check the path.")
-        given["reference"] = str(path)
-    for name, column in (("labels", "class"), ("captions", "caption")):
+    for name, (expected, is_there) in BESIDE.items():
         if given.get(name):
             path = _resolved(name, given[name])
-            if not path.is_file():
-                raise RequestError(f"--{name}: {path.name} was not found. Expected a .csv with the columns image,{column}: check the path.")
+            if not is_there(path):
+                raise RequestError(f"--{name}: {path.name} was not found. Expected {expected}: check the path.")
             given[name] = str(path)
-    if given.get("manifest"):
-        path = _resolved("manifest", given["manifest"])
-        if not path.is_file():
-            raise RequestError(f"--manifest: {path.name} was not found. Expected the file that python -m audit split wrote: check the path.")
-        given["manifest"] = str(path)
     attacks = given.get("attacks", ())
     attacks = [a.strip() for a in attacks.split(",") if a.strip()] if isinstance(attacks, str) else list(attacks)
     if "all" in attacks:

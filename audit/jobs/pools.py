@@ -14,7 +14,7 @@ from audit.jobs import tasks_pool
 from audit.jobs.inputs import fingerprint
 from audit.jobs.pools_features import Features
 from audit.jobs.pools_reference import ReferenceSet
-from audit.jobs.shards import ShardFolder, cut, shard_key
+from audit.jobs.shards import QUERIES_AT_ONCE, ShardFolder, cut, shard_key
 from audit.pool import open_pool, prompts
 from audit.pool.evidence import write_samples
 from audit.pool.given import query_images, read_given
@@ -23,7 +23,6 @@ from audit.pool.store import PoolFolder, pool_key, samples_at_once
 from audit.request import LEAST_POOL
 from audit.sources import REFERENCE, TARGET
 
-QUERIES_AT_ONCE = 2048  # query images in one shard of the search: the pool is read once for each
 LEAK = "counting them would show the attacker the answer, a leak of the test itself"
 
 
@@ -201,7 +200,7 @@ class Pools:
         self.search_seconds += self.features.seconds + self.reference_set.seconds
 
     def _search(self, source, pool, names, clusters, at):
-        audit, shards = self.audit, cut(self.audit.count, self.at_once)
+        audit, shards = self.audit, cut(self.audit.count, QUERIES_AT_ONCE)
 
         def start(shard, flag):
             label = f"Search {shard.index + 1} of {len(shards)} (images {shard.first + 1} to {shard.stop})"
@@ -210,8 +209,6 @@ class Pools:
 
         self.search_seconds += self.fly(at, shards, start)
         self._searched.append((source, at, shards))
-
-    at_once = property(lambda self: QUERIES_AT_ONCE)
 
     def fly(self, at, shards, start):
         """Run the shards that are not stored yet and store them. Returns device seconds of all.

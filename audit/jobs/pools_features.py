@@ -8,11 +8,11 @@ import numpy as np
 from audit.attacks import ATTACKS, choose
 from audit.backbones import backbone_of
 from audit.jobs import tasks_features
-from audit.jobs.shards import ShardFolder, cut, shard_key
+from audit.jobs.shards import QUERIES_AT_ONCE, ShardFolder, cut, shard_key
 from audit.sources import TARGET
 
 REFERENCES = "references_features"
-PICTURES_AT_ONCE, QUERIES_AT_ONCE = 256, 2048  # pictures of one shard through the backbone; query images of one shard of the search
+PICTURES_AT_ONCE = 256  # pictures of one shard through the backbone
 
 
 class Features:

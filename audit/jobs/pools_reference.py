@@ -6,7 +6,7 @@ from pathlib import Path
 from audit.attacks import choose
 from audit.errors import PoolError, RequestError
 from audit.jobs import tasks_pool
-from audit.jobs.shards import ShardFolder, cut, shard_key
+from audit.jobs.shards import QUERIES_AT_ONCE, ShardFolder, cut, shard_key
 from audit.pool.store import PoolFolder, pool_key
 
 ATTACK, SETTING = "nearest_calibrated", "reference"
@@ -58,7 +58,7 @@ class ReferenceSet:
         ids = hashlib.sha256("\n".join(image["image_id"] for image in audit.queries["images"]).encode()).hexdigest()
         key = {"reference_set": pool.info["sha256"], "left_out": pool.left_out.tolist(), "images": ids, "version": Nearest.VERSION}
         key |= {"torch": audit.opened.torch_version, "device": audit.opened.device_type}
-        at, shards = ShardFolder(audit.folder, shard_key(key)), cut(audit.count, self.pools.at_once)
+        at, shards = ShardFolder(audit.folder, shard_key(key)), cut(audit.count, QUERIES_AT_ONCE)
 
         def start(shard, flag):
             label = f"Reference {shard.index + 1} of {len(shards)} (images {shard.first + 1} to {shard.stop})"

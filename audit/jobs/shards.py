@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 MAX_SHARD_BYTES = 64 * 2**20  # of results: they pass through the scheduler and the driver's memory
+QUERIES_AT_ONCE = 2048  # query images in one shard of a search: the pool is read once for each
 
 
 @dataclass(frozen=True)
